@@ -1,0 +1,19 @@
+"""The one exception that fpgan shows to a user as a line of text instead of a traceback."""
+
+
+class FpganError(Exception):
+    """A mistake that the user can mend: says what was wrong, what was expected, and how to mend it.
+
+    The command line prints the message on standard error and exits with code 2.
+    """
+
+
+def missing_extra(module: str, extra: str) -> FpganError:
+    """Returns the error for an optional dependency that is not installed.
+
+    Args:
+      module: the import name that is missing, e.g. "optax".
+      extra: the extra of fpgan that brings it, e.g. "train".
+    """
+    return FpganError(f"the package {module!r} is not installed; install it with: pip install 'fpgan[{extra}]'"
+                      f" (in a checkout: pip install -e '.[{extra}]')")
