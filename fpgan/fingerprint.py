@@ -1,0 +1,268 @@
+"""Fingerprints as values: bits, hexadecimal, random, keyed; and the statistics of matching bits.
+
+A fingerprint is a string of n bits (8 to 512). Registered fingerprints are drawn uniformly and independently of any
+image, so the number of bits that an image shares with the fingerprint of somebody who did not make it is exactly
+Binomial(n, 1/2), whatever the decoder does. All probabilities here are tails of that distribution, computed in integers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import math
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from fpgan.errors import FpganError
+
+MIN_BITS, MAX_BITS = 8, 512
+_DOMAIN = b"fpgan fingerprint v1\0"
+_HEX_DIGITS = frozenset(string.hexdigits)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Fingerprint:
+    """The fingerprint of one model instance: an immutable, hashable value.
+
+    Attributes:
+      packed: the bits, eight to a byte, most significant first, the last byte filled with zero bits on the right.
+      n_bits: how many bits there are, 8 to 512.
+    """
+
+    packed: bytes
+    n_bits: int
+
+    def __post_init__(self):
+        check_n_bits(self.n_bits)
+        if len(self.packed) != -(-self.n_bits // 8):
+            raise FpganError(f"{self.n_bits} bits need {-(-self.n_bits // 8)} bytes, but {len(self.packed)} were given")
+        if self.packed[-1] & ((1 << (-self.n_bits % 8)) - 1):
+            raise FpganError(f"the bits after the {self.n_bits} of the fingerprint have to be zero")
+
+    @classmethod
+    def from_hex(cls, text: str, n_bits: int | None = None) -> Fingerprint:
+        """Reads hexadecimal digits, most significant bit first.
+
+        Args:
+          text: ceil(n_bits / 4) digits of either case; blanks around them are ignored. When n_bits is no multiple of 4, the
+            unused bits at the right end have to be zero.
+          n_bits: how many bits there are; without it, four per digit.
+
+        Raises:
+          FpganError: something that is not a hexadecimal digit, or too many or too few digits.
+        """
+        digits = text.strip()
+        if not digits or not _HEX_DIGITS.issuperset(digits):
+            raise FpganError(f"{_shortened(text)!r} is not a fingerprint: expected hexadecimal digits (0-9, a-f) alone")
+        n_bits = check_n_bits(4 * len(digits) if n_bits is None else n_bits)
+        if len(digits) != -(-n_bits // 4):
+            raise FpganError(f"the fingerprint {_shortened(text)!r} has {len(digits)} hexadecimal digits, but {n_bits} bits "
+                             f"are written with {-(-n_bits // 4)}; was it issued for another model?")
+        return cls(bytes.fromhex(digits + "0" * (len(digits) % 2)), n_bits)
+
+    @classmethod
+    def from_bits(cls, bits) -> Fingerprint:
+        """Makes a fingerprint from an array [n] (or sequence) of zeros and ones, the first being the most significant."""
+        bits = _checked_bits(np.asarray(bits))
+        if bits.ndim != 1:
+            raise FpganError(f"one fingerprint is an array of one axis; this one has the shape {list(bits.shape)}")
+        return cls(np.packbits(bits).tobytes(), len(bits))
+
+    @classmethod
+    def random(cls, n_bits: int = 128) -> Fingerprint:
+        """Draws every bit uniformly from the entropy of the operating system."""
+        return cls(_truncated(secrets.token_bytes(-(-check_n_bits(n_bits) // 8)), n_bits), n_bits)
+
+    @classmethod
+    def derive(cls, key: bytes, user: str, n_bits: int = 128) -> Fingerprint:
+        """Derives the fingerprint of a user from a provider's secret key, so that no registry has to be kept.
+
+        Block i is HMAC-SHA256(key, "fpgan fingerprint v1" 0x00 user-in-UTF-8 0x00 i), with i as four big-endian bytes;
+        blocks 0, 1, ... are joined and cut to n_bits. Who does not have the key cannot tell the result from random bits
+        (HMAC as a pseudo-random function, RFC 2104).
+
+        Args:
+          key: the secret, any length but zero (32 random bytes are right).
+          user: the user's id, used exactly as given (case and blanks count).
+          n_bits: 8 to 512.
+        """
+        if not key:
+            raise FpganError("the provider's key is empty; expected secret bytes (32 random ones are right)")
+        if not user:
+            raise FpganError("the user id is empty; expected a name")
+        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in user):
+            raise FpganError(f"the user id {user!r} is not valid Unicode; expected text that UTF-8 can write")
+        message = _DOMAIN + user.encode("utf-8") + b"\0"
+        blocks = -(-check_n_bits(n_bits) // 256)
+        stream = b"".join(hmac.new(key, message + i.to_bytes(4, "big"), hashlib.sha256).digest() for i in range(blocks))
+        return cls(_truncated(stream, n_bits), n_bits)
+
+    @property
+    def bits(self) -> np.ndarray:
+        """The bits as a read-only uint8 array [n_bits] of zeros and ones."""
+        bits = np.unpackbits(np.frombuffer(self.packed, np.uint8), count=self.n_bits)
+        bits.flags.writeable = False
+        return bits
+
+    @property
+    def hex(self) -> str:
+        """The ceil(n_bits / 4) lower-case hexadecimal digits, most significant bit first."""
+        return self.packed.hex()[:-(-self.n_bits // 4)]
+
+    def __str__(self) -> str:
+        return self.hex
+
+    def __repr__(self) -> str:
+        return f"Fingerprint.from_hex({self.hex!r}, n_bits={self.n_bits})"
+
+    def __len__(self) -> int:
+        return self.n_bits
+
+
+def check_n_bits(n_bits: int) -> int:
+    """Returns n_bits, or raises FpganError when it is no whole number from 8 to 512."""
+    if isinstance(n_bits, bool) or not isinstance(n_bits, (int, np.integer)) or not MIN_BITS <= n_bits <= MAX_BITS:
+        raise FpganError(f"a fingerprint cannot have {n_bits} bits; expected a whole number from {MIN_BITS} to {MAX_BITS}")
+    return int(n_bits)
+
+
+def as_bits(fingerprints, n_bits: int) -> np.ndarray:
+    """Brings fingerprints in any form to one array.
+
+    Args:
+      fingerprints: a Fingerprint, its hexadecimal digits, an array [n_bits] or [N, n_bits] of zeros and ones, or a sequence
+        of these.
+      n_bits: the number of bits that each has to have.
+
+    Returns:
+      uint8 [N, n_bits]; one fingerprint gives N = 1.
+
+    Raises:
+      FpganError: a fingerprint of another length, or values other than 0 and 1.
+    """
+    if isinstance(fingerprints, str):
+        return Fingerprint.from_hex(fingerprints, n_bits).bits[None]  # [1, n]
+    if isinstance(fingerprints, Fingerprint):
+        return _checked_length(fingerprints.bits[None], n_bits)  # [1, n]
+    if isinstance(fingerprints, Sequence):
+        if not len(fingerprints):
+            return np.zeros((0, n_bits), np.uint8)
+        if any(isinstance(item, (str, Fingerprint)) or np.ndim(item) for item in fingerprints):
+            return np.concatenate([as_bits(item, n_bits) for item in fingerprints])  # [N, n]
+    bits = np.atleast_2d(_checked_bits(np.asarray(fingerprints)))  # [N, n]
+    if bits.ndim != 2:
+        raise FpganError(f"fingerprints have the shape [N, {n_bits}]; these have {list(bits.shape)}")
+    return _checked_length(bits, n_bits)
+
+
+def matches(a, b) -> np.ndarray:
+    """Counts the bits in which two fingerprints (arrays [..., n] of 0 and 1, or Fingerprint) are equal: int64 [...]."""
+    a, b = (np.asarray(x.bits if isinstance(x, Fingerprint) else x) for x in (a, b))
+    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1]:
+        raise FpganError(f"fingerprints of different lengths cannot be compared: shapes {list(a.shape)} and {list(b.shape)}")
+    return np.count_nonzero(a == b, axis=-1)
+
+
+def distance(a, b) -> np.ndarray:
+    """Counts the bits in which two fingerprints differ (Hamming distance), as `matches` does: int64 [...]."""
+    n_bits = len(a) if isinstance(a, Fingerprint) else np.shape(a)[-1]
+    return n_bits - matches(a, b)
+
+
+def log10_p_value(matches, n_bits: int) -> np.ndarray:
+    """Computes log10 P(Bin(n, 1/2) >= m), the probability that an innocent user matches at least as well.
+
+    The tail is summed in integers, so the result is right to the rounding of one division and one logarithm over the
+    whole range, from 0 (m = 0) to -n log10 2 (m = n).
+
+    Args:
+      matches: int [...], numbers of equal bits, 0 to n_bits.
+      n_bits: length of the fingerprint, 1 to 512.
+
+    Returns:
+      float64 [...], at most 0.
+    """
+    counts = np.asarray(matches)
+    if counts.size and (not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0 or counts.max() > n_bits):
+        raise FpganError(f"numbers of matching bits have to be whole and from 0 to {n_bits}")
+    return _log10_tails(int(n_bits))[counts.astype(np.int64)]
+
+
+def threshold(n_bits: int, false_positive_rate: float = 1e-6, n_users: int = 1) -> int:
+    """Finds how many bits have to match for an attribution.
+
+    Args:
+      n_bits: length of the fingerprint, 1 to 512.
+      false_positive_rate: the largest tolerated probability, over 0 and at most 1, that an image of somebody else is
+        attributed to any of the users (union bound).
+      n_users: how many users are compared, at least 1.
+
+    Returns:
+      The smallest m with n_users * P(Bin(n_bits, 1/2) >= m) <= false_positive_rate, compared exactly.
+
+    Raises:
+      FpganError: not even a perfect match is that improbable.
+    """
+    if not 0 < false_positive_rate <= 1:
+        raise FpganError(f"the false-positive rate {false_positive_rate} is not a probability; expected over 0 and at most 1")
+    if n_users < 1:
+        raise FpganError(f"a threshold needs at least one user, not {n_users}")
+    allowed = Fraction(false_positive_rate) * 2**n_bits / int(n_users)
+    for m, tail in enumerate(_tail_counts(int(n_bits))):
+        if tail <= allowed:
+            return m
+    raise FpganError(f"with {n_bits} bits and {n_users} users no match reaches a false-positive rate of {false_positive_rate:g}: "
+                     f"a perfect one has {n_users} * 2^-{n_bits} = {n_users / 2**n_bits:.2g}; allow a larger rate or use a model with "
+                     "more bits")
+
+
+@functools.lru_cache(maxsize=16)
+def _tail_counts(n_bits: int) -> tuple[int, ...]:
+    """Returns 2^n P(Bin(n, 1/2) >= m) for m = 0 ... n as integers."""
+    if not 1 <= n_bits <= MAX_BITS:
+        raise FpganError(f"statistics are for 1 to {MAX_BITS} bits, not {n_bits}")
+    counts, total = [], 0
+    for m in range(n_bits, -1, -1):
+        total += math.comb(n_bits, m)
+        counts.append(total)
+    return tuple(reversed(counts))
+
+
+@functools.lru_cache(maxsize=16)
+def _log10_tails(n_bits: int) -> np.ndarray:
+    """Returns log10 P(Bin(n, 1/2) >= m) for m = 0 ... n: float64 [n + 1], read-only."""
+    whole = 2**n_bits
+    logs = [math.log10(tail / whole) if 2 * tail < whole else math.log1p(-((whole - tail) / whole)) / math.log(10)
+            for tail in _tail_counts(n_bits)]  # near 1 the complement keeps the digits
+    table = np.asarray(logs, np.float64) + 0.0  # -0.0 becomes 0.0
+    table.flags.writeable = False
+    return table
+
+
+def _checked_bits(bits: np.ndarray) -> np.ndarray:
+    if bits.dtype.kind not in "buif" or not ((bits == 0) | (bits == 1)).all():
+        raise FpganError("the bits of a fingerprint have to be 0 or 1; threshold logits with `logits > 0` first")
+    return bits.astype(np.uint8)
+
+
+def _checked_length(bits: np.ndarray, n_bits: int) -> np.ndarray:
+    if bits.shape[-1] != n_bits:
+        raise FpganError(f"the fingerprint has {bits.shape[-1]} bits, but the model reads {n_bits}")
+    return bits
+
+
+def _truncated(stream: bytes, n_bits: int) -> bytes:
+    """Cuts bytes to the first n_bits bits, filling the last byte with zero bits."""
+    cut = bytearray(stream[:-(-n_bits // 8)])
+    cut[-1] &= 0xFF << (-n_bits % 8) & 0xFF
+    return bytes(cut)
+
+
+def _shortened(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."

@@ -1,0 +1,194 @@
+"""Images as files and as arrays: grey levels, reading anything, deterministic PNG, finding files, grids."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fpgan.errors import FpganError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+# What Pillow raises for damaged files, by format; anything else is a bug and shows its traceback.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error,
+            Image.DecompressionBombError)
+_LANCZOS = Image.Resampling.LANCZOS
+
+
+def to_uint8(x) -> np.ndarray:
+    """Turns float [-1, 1] into 8-bit grey levels: clip(floor(127.5 x + 128), 0, 255), any shape."""
+    scaled = np.floor(np.asarray(x, np.float32) * np.float32(127.5) + np.float32(128))
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def from_uint8(u) -> np.ndarray:
+    """Turns 8-bit grey levels into float32 [-1, 1]: 2 u / 255 - 1, any shape."""
+    return np.asarray(u).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+
+
+def read_image(source: str | os.PathLike | bytes, resolution: int | None = None) -> tuple[np.ndarray, bool]:
+    """Reads an image of any common format as RGB.
+
+    The EXIF orientation is applied, grey and palette images become RGB, transparency is laid over white, 16-bit grey is
+    scaled to 8 bits; of an animation the first frame counts. An image of another size is cropped to its central
+    square and resized with an antialiasing (Lanczos) filter.
+
+    Args:
+      source: a path, or the bytes of an encoded image.
+      resolution: side of the wanted square in pixels; without it the image keeps its size.
+
+    Returns:
+      uint8 [R, R, 3] (or [H, W, 3] without a resolution), and whether it had to be cropped or resized.
+
+    Raises:
+      FpganError: the file does not exist, is damaged or is no image; its name is in the message.
+    """
+    name = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            image = _as_rgb(ImageOps.exif_transpose(opened))
+    except _DAMAGED as error:
+        raise FpganError(f"{name}: cannot be read as an image ({_reason(error)})") from error
+    if resolution is None or image.size == (resolution, resolution):
+        return np.array(image), False
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = image.resize((resolution, resolution), _LANCZOS, box=(left, top, left + side, top + side))
+    return np.array(square), True
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W, 3] (or [H, W]) as PNG without metadata: equal pixels give equal bytes (for one version of zlib)."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
+    """Writes a file atomically: under a temporary name beside it, then renamed; missing folders are made.
+
+    Args:
+      path: where the file goes; one that is there is replaced.
+      data: the whole content.
+      sync: wait until the disk has it, so that it also survives a power cut.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            file = open(temporary, "wb")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(temporary, "wb")
+        with file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FpganError(f"{path}: cannot be written ({_reason(error)})") from error
+
+
+def list_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """Lists the image files that `iter_images` finds."""
+    return [Path(path) for path in iter_images(paths)]
+
+
+def iter_images(paths: Iterable[str | os.PathLike]) -> Iterator[str]:
+    """Finds image files lazily, one folder at a time.
+
+    Args:
+      paths: files (taken whatever their names), folders (searched recursively for the names in EXTENSIONS, hidden files
+        left out) and glob patterns (`**` reaches into folders).
+
+    Yields:
+      Paths in the order of the arguments, sorted within each.
+
+    Raises:
+      FpganError: a path does not exist, or an argument holds no image.
+    """
+    for path in map(os.fspath, paths):
+        found = False
+        for image in _images_at(path):
+            found = True
+            yield image
+        if not found:
+            raise FpganError(f"{path}: no images found; expected a file, a folder or a pattern with files named "
+                             f"{', '.join(sorted(EXTENSIONS))}")
+
+
+def grid(images: np.ndarray, scale: int = 1, pad: int = 2) -> np.ndarray:
+    """Arranges images in rows and columns on white.
+
+    Args:
+      images: [R, C, H, W, 3], uint8 or float in [-1, 1].
+      scale: each pixel becomes scale x scale pixels.
+      pad: white pixels between and around the images.
+
+    Returns:
+      uint8 [R (H scale + pad) + pad, C (W scale + pad) + pad, 3].
+    """
+    images = np.asarray(images)
+    images = images if images.dtype == np.uint8 else to_uint8(images)
+    images = images.repeat(scale, axis=2).repeat(scale, axis=3)  # [R, C, H s, W s, 3]
+    rows, columns, height, width, channels = images.shape
+    padded = np.full((rows, columns, height + pad, width + pad, channels), 255, np.uint8)
+    padded[:, :, pad:, pad:] = images
+    picture = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + pad), columns * (width + pad), channels)
+    return np.pad(picture, ((0, pad), (0, pad), (0, 0)), constant_values=255)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Brings any Pillow mode to RGB, transparency over white."""
+    if image.mode.startswith("I"):  # 16-bit grey
+        levels = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(np.clip(levels >> 8 if levels.max(initial=0) > 255 else levels, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _images_at(path: str) -> Iterator[str]:
+    if os.path.isdir(path):
+        yield from _walk(path)
+    elif os.path.lexists(path):
+        yield path
+    elif glob.has_magic(path):
+        yield from sorted({match for match in glob.iglob(path, recursive=True) if _is_image_name(match) and os.path.isfile(match)})
+    else:
+        raise FpganError(f"{path}: no such file or folder")
+
+
+def _walk(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise FpganError(f"{folder}: cannot be read ({_reason(error)})") from error
+    for name, is_folder in names:
+        path = os.path.join(folder, name)
+        if is_folder:
+            yield from _walk(path)
+        elif _is_image_name(name):
+            yield path
+
+
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.split("\n")[0] or type(error).__name__
