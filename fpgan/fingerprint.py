@@ -1,14 +1,14 @@
 """Fingerprints as values: bits, hexadecimal, random, keyed; and the statistics of matching bits.
 
-A fingerprint is a string of n bits (8 to 512). Registered fingerprints are drawn uniformly and independently of any
-image, so the number of bits that an image shares with the fingerprint of somebody who did not make it is exactly
-Binomial(n, 1/2), whatever the decoder does. All probabilities here are tails of that distribution, computed in integers.
+A fingerprint is a string of n bits (8 to 512). Registered fingerprints are drawn uniformly and independently
+of any image, so the number of bits that an image shares with the fingerprint of somebody who did not make it
+is exactly Binomial(n, 1/2), whatever the decoder does. All probabilities here are tails of that distribution,
+computed in integers.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import hmac
 import math
 import secrets
@@ -31,7 +31,8 @@ class Fingerprint:
     """The fingerprint of one model instance: an immutable, hashable value.
 
     Attributes:
-      packed: the bits, eight to a byte, most significant first, the last byte filled with zero bits on the right.
+      packed: the bits, eight to a byte, most significant first, the last byte filled with zero bits on the
+        right.
       n_bits: how many bits there are, 8 to 512.
     """
 
@@ -41,7 +42,7 @@ class Fingerprint:
     def __post_init__(self):
         check_n_bits(self.n_bits)
         if len(self.packed) != -(-self.n_bits // 8):
-            raise FpganError(f"{self.n_bits} bits need {-(-self.n_bits // 8)} bytes, but {len(self.packed)} were given")
+            raise FpganError(f"{self.n_bits} bits need {-(-self.n_bits // 8)} bytes, not {len(self.packed)}")
         if self.packed[-1] & ((1 << (-self.n_bits % 8)) - 1):
             raise FpganError(f"the bits after the {self.n_bits} of the fingerprint have to be zero")
 
@@ -50,8 +51,8 @@ class Fingerprint:
         """Reads hexadecimal digits, most significant bit first.
 
         Args:
-          text: ceil(n_bits / 4) digits of either case; blanks around them are ignored. When n_bits is no multiple of 4, the
-            unused bits at the right end have to be zero.
+          text: ceil(n_bits / 4) digits of either case; blanks around them are ignored. When n_bits is no
+            multiple of 4, the unused bits at the right end have to be zero.
           n_bits: how many bits there are; without it, four per digit.
 
         Raises:
@@ -59,19 +60,20 @@ class Fingerprint:
         """
         digits = text.strip()
         if not digits or not _HEX_DIGITS.issuperset(digits):
-            raise FpganError(f"{_shortened(text)!r} is not a fingerprint: expected hexadecimal digits (0-9, a-f) alone")
+            raise FpganError(f"{_shortened(text)!r} is not a fingerprint; expected hexadecimal digits")
         n_bits = check_n_bits(4 * len(digits) if n_bits is None else n_bits)
         if len(digits) != -(-n_bits // 4):
-            raise FpganError(f"the fingerprint {_shortened(text)!r} has {len(digits)} hexadecimal digits, but {n_bits} bits "
-                             f"are written with {-(-n_bits // 4)}; was it issued for another model?")
+            raise FpganError(f"the fingerprint {_shortened(text)!r} has {len(digits)} hexadecimal digits, "
+                             f"but {n_bits} bits are written with {-(-n_bits // 4)}; was it issued for "
+                             "another model?")
         return cls(bytes.fromhex(digits + "0" * (len(digits) % 2)), n_bits)
 
     @classmethod
     def from_bits(cls, bits) -> Fingerprint:
-        """Makes a fingerprint from an array [n] (or sequence) of zeros and ones, the first being the most significant."""
+        """Makes a fingerprint from an array (or sequence) [n] of zeros and ones, most significant first."""
         bits = _checked_bits(np.asarray(bits))
         if bits.ndim != 1:
-            raise FpganError(f"one fingerprint is an array of one axis; this one has the shape {list(bits.shape)}")
+            raise FpganError(f"one fingerprint is an array [n]; this one has the shape {list(bits.shape)}")
         return cls(np.packbits(bits).tobytes(), len(bits))
 
     @classmethod
@@ -83,9 +85,9 @@ class Fingerprint:
     def derive(cls, key: bytes, user: str, n_bits: int = 128) -> Fingerprint:
         """Derives the fingerprint of a user from a provider's secret key, so that no registry has to be kept.
 
-        Block i is HMAC-SHA256(key, "fpgan fingerprint v1" 0x00 user-in-UTF-8 0x00 i), with i as four big-endian bytes;
-        blocks 0, 1, ... are joined and cut to n_bits. Who does not have the key cannot tell the result from random bits
-        (HMAC as a pseudo-random function, RFC 2104).
+        Block i is HMAC-SHA256(key, "fpgan fingerprint v1" 0x00 user-in-UTF-8 0x00 i), with i as four big-
+        endian bytes; blocks 0, 1, ... are joined and cut to n_bits. Who does not have the key cannot tell the
+        result from random bits (HMAC as a pseudo-random function, RFC 2104).
 
         Args:
           key: the secret, any length but zero (32 random bytes are right).
@@ -100,7 +102,7 @@ class Fingerprint:
             raise FpganError(f"the user id {user!r} is not valid Unicode; expected text that UTF-8 can write")
         message = _DOMAIN + user.encode("utf-8") + b"\0"
         blocks = -(-check_n_bits(n_bits) // 256)
-        stream = b"".join(hmac.new(key, message + i.to_bytes(4, "big"), hashlib.sha256).digest() for i in range(blocks))
+        stream = b"".join(hmac.digest(key, message + i.to_bytes(4, "big"), "sha256") for i in range(blocks))
         return cls(_truncated(stream, n_bits), n_bits)
 
     @property
@@ -127,8 +129,9 @@ class Fingerprint:
 
 def check_n_bits(n_bits: int) -> int:
     """Returns n_bits, or raises FpganError when it is no whole number from 8 to 512."""
-    if isinstance(n_bits, bool) or not isinstance(n_bits, (int, np.integer)) or not MIN_BITS <= n_bits <= MAX_BITS:
-        raise FpganError(f"a fingerprint cannot have {n_bits} bits; expected a whole number from {MIN_BITS} to {MAX_BITS}")
+    if not isinstance(n_bits, (int, np.integer)) or not MIN_BITS <= n_bits <= MAX_BITS:
+        raise FpganError(f"a fingerprint cannot have {n_bits} bits; expected a whole number from "
+                         f"{MIN_BITS} to {MAX_BITS}")
     return int(n_bits)
 
 
@@ -136,8 +139,8 @@ def as_bits(fingerprints, n_bits: int) -> np.ndarray:
     """Brings fingerprints in any form to one array.
 
     Args:
-      fingerprints: a Fingerprint, its hexadecimal digits, an array [n_bits] or [N, n_bits] of zeros and ones, or a sequence
-        of these.
+      fingerprints: a Fingerprint, its hexadecimal digits, an array [n_bits] or [N, n_bits] of zeros and ones,
+        or a sequence of these.
       n_bits: the number of bits that each has to have.
 
     Returns:
@@ -162,10 +165,19 @@ def as_bits(fingerprints, n_bits: int) -> np.ndarray:
 
 
 def matches(a, b) -> np.ndarray:
-    """Counts the bits in which two fingerprints (arrays [..., n] of 0 and 1, or Fingerprint) are equal: int64 [...]."""
+    """Counts the bits in which two fingerprints are equal.
+
+    Args:
+      a: a Fingerprint, or an array [..., n] of zeros and ones.
+      b: the same; the leading axes are broadcast against each other.
+
+    Returns:
+      int64 [...].
+    """
     a, b = (np.asarray(x.bits if isinstance(x, Fingerprint) else x) for x in (a, b))
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1]:
-        raise FpganError(f"fingerprints of different lengths cannot be compared: shapes {list(a.shape)} and {list(b.shape)}")
+        raise FpganError("fingerprints of different lengths cannot be compared: shapes "
+                         f"{list(a.shape)} and {list(b.shape)}")
     return np.count_nonzero(a == b, axis=-1)
 
 
@@ -178,8 +190,8 @@ def distance(a, b) -> np.ndarray:
 def log10_p_value(matches, n_bits: int) -> np.ndarray:
     """Computes log10 P(Bin(n, 1/2) >= m), the probability that an innocent user matches at least as well.
 
-    The tail is summed in integers, so the result is right to the rounding of one division and one logarithm over the
-    whole range, from 0 (m = 0) to -n log10 2 (m = n).
+    The tail is summed in integers, so the result is right to the rounding of one division and one logarithm
+    over the whole range, from 0 (m = 0) to -n log10 2 (m = n).
 
     Args:
       matches: int [...], numbers of equal bits, 0 to n_bits.
@@ -189,7 +201,7 @@ def log10_p_value(matches, n_bits: int) -> np.ndarray:
       float64 [...], at most 0.
     """
     counts = np.asarray(matches)
-    if counts.size and (not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0 or counts.max() > n_bits):
+    if counts.size and (counts.dtype.kind not in "iu" or counts.min() < 0 or counts.max() > n_bits):
         raise FpganError(f"numbers of matching bits have to be whole and from 0 to {n_bits}")
     return _log10_tails(int(n_bits))[counts.astype(np.int64)]
 
@@ -199,8 +211,8 @@ def threshold(n_bits: int, false_positive_rate: float = 1e-6, n_users: int = 1) 
 
     Args:
       n_bits: length of the fingerprint, 1 to 512.
-      false_positive_rate: the largest tolerated probability, over 0 and at most 1, that an image of somebody else is
-        attributed to any of the users (union bound).
+      false_positive_rate: the largest tolerated probability, over 0 and at most 1, that an image of somebody
+        else is attributed to any of the users (union bound).
       n_users: how many users are compared, at least 1.
 
     Returns:
@@ -210,16 +222,17 @@ def threshold(n_bits: int, false_positive_rate: float = 1e-6, n_users: int = 1) 
       FpganError: not even a perfect match is that improbable.
     """
     if not 0 < false_positive_rate <= 1:
-        raise FpganError(f"the false-positive rate {false_positive_rate} is not a probability; expected over 0 and at most 1")
+        raise FpganError(f"the false-positive rate {false_positive_rate} is not a probability; expected "
+                         "over 0 and at most 1")
     if n_users < 1:
         raise FpganError(f"a threshold needs at least one user, not {n_users}")
     allowed = Fraction(false_positive_rate) * 2**n_bits / int(n_users)
     for m, tail in enumerate(_tail_counts(int(n_bits))):
         if tail <= allowed:
             return m
-    raise FpganError(f"with {n_bits} bits and {n_users} users no match reaches a false-positive rate of {false_positive_rate:g}: "
-                     f"a perfect one has {n_users} * 2^-{n_bits} = {n_users / 2**n_bits:.2g}; allow a larger rate or use a model with "
-                     "more bits")
+    raise FpganError(f"with {n_bits} bits and {n_users} users no match reaches a false-positive rate "
+                     f"of {false_positive_rate:g}: a perfect one has {n_users} * 2^-{n_bits} = "
+                     f"{n_users / 2**n_bits:.2g}; allow a larger rate or use a model with more bits")
 
 
 @functools.lru_cache(maxsize=16)
@@ -238,8 +251,9 @@ def _tail_counts(n_bits: int) -> tuple[int, ...]:
 def _log10_tails(n_bits: int) -> np.ndarray:
     """Returns log10 P(Bin(n, 1/2) >= m) for m = 0 ... n: float64 [n + 1], read-only."""
     whole = 2**n_bits
-    logs = [math.log10(tail / whole) if 2 * tail < whole else math.log1p(-((whole - tail) / whole)) / math.log(10)
-            for tail in _tail_counts(n_bits)]  # near 1 the complement keeps the digits
+    logs = [math.log10(tail / whole) if 2 * tail < whole else
+            math.log1p(-((whole - tail) / whole)) / math.log(10)  # near 1 the complement keeps the digits
+            for tail in _tail_counts(n_bits)]
     table = np.asarray(logs, np.float64) + 0.0  # -0.0 becomes 0.0
     table.flags.writeable = False
     return table
@@ -247,7 +261,7 @@ def _log10_tails(n_bits: int) -> np.ndarray:
 
 def _checked_bits(bits: np.ndarray) -> np.ndarray:
     if bits.dtype.kind not in "buif" or not ((bits == 0) | (bits == 1)).all():
-        raise FpganError("the bits of a fingerprint have to be 0 or 1; threshold logits with `logits > 0` first")
+        raise FpganError("the bits of a fingerprint have to be 0 or 1; of logits take `logits > 0` first")
     return bits.astype(np.uint8)
 
 

@@ -18,8 +18,8 @@ from fpgan.errors import FpganError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 # What Pillow raises for damaged files, by format; anything else is a bug and shows its traceback.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error,
-            Image.DecompressionBombError)
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
+            struct.error, zlib.error, Image.DecompressionBombError)
 _LANCZOS = Image.Resampling.LANCZOS
 
 
@@ -37,9 +37,9 @@ def from_uint8(u) -> np.ndarray:
 def read_image(source: str | os.PathLike | bytes, resolution: int | None = None) -> tuple[np.ndarray, bool]:
     """Reads an image of any common format as RGB.
 
-    The EXIF orientation is applied, grey and palette images become RGB, transparency is laid over white, 16-bit grey is
-    scaled to 8 bits; of an animation the first frame counts. An image of another size is cropped to its central
-    square and resized with an antialiasing (Lanczos) filter.
+    The EXIF orientation is applied, grey and palette images become RGB, transparency is laid over white,
+    16-bit grey is scaled to 8 bits; of an animation the first frame counts. An image of another size is
+    cropped to its central square and resized with an antialiasing (Lanczos) filter.
 
     Args:
       source: a path, or the bytes of an encoded image.
@@ -67,7 +67,7 @@ def read_image(source: str | os.PathLike | bytes, resolution: int | None = None)
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 3] (or [H, W]) as PNG without metadata: equal pixels give equal bytes (for one version of zlib)."""
+    """Encodes uint8 [H, W, 3] or [H, W] as PNG, without metadata: equal pixels give equal bytes."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
@@ -109,8 +109,8 @@ def iter_images(paths: Iterable[str | os.PathLike]) -> Iterator[str]:
     """Finds image files lazily, one folder at a time.
 
     Args:
-      paths: files (taken whatever their names), folders (searched recursively for the names in EXTENSIONS, hidden files
-        left out) and glob patterns (`**` reaches into folders).
+      paths: files (taken whatever their names), folders (searched recursively for the names in EXTENSIONS,
+        hidden files left out) and glob patterns (`**` reaches into folders).
 
     Yields:
       Paths in the order of the arguments, sorted within each.
@@ -124,8 +124,8 @@ def iter_images(paths: Iterable[str | os.PathLike]) -> Iterator[str]:
             found = True
             yield image
         if not found:
-            raise FpganError(f"{path}: no images found; expected a file, a folder or a pattern with files named "
-                             f"{', '.join(sorted(EXTENSIONS))}")
+            raise FpganError(f"{path}: no images found; expected a file, a folder or a pattern of files "
+                             f"ending in {' '.join(sorted(EXTENSIONS))}")
 
 
 def grid(images: np.ndarray, scale: int = 1, pad: int = 2) -> np.ndarray:
@@ -145,7 +145,8 @@ def grid(images: np.ndarray, scale: int = 1, pad: int = 2) -> np.ndarray:
     rows, columns, height, width, channels = images.shape
     padded = np.full((rows, columns, height + pad, width + pad, channels), 255, np.uint8)
     padded[:, :, pad:, pad:] = images
-    picture = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + pad), columns * (width + pad), channels)
+    picture = padded.transpose(0, 2, 1, 3, 4)  # [R, H s + pad, C, W s + pad, 3]
+    picture = picture.reshape(rows * (height + pad), columns * (width + pad), channels)
     return np.pad(picture, ((0, pad), (0, pad), (0, 0)), constant_values=255)
 
 
@@ -153,7 +154,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     """Brings any Pillow mode to RGB, transparency over white."""
     if image.mode.startswith("I"):  # 16-bit grey
         levels = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(levels >> 8 if levels.max(initial=0) > 255 else levels, 0, 255).astype(np.uint8))
+        levels = levels >> 8 if levels.max(initial=0) > 255 else levels
+        image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -166,7 +168,8 @@ def _images_at(path: str) -> Iterator[str]:
     elif os.path.lexists(path):
         yield path
     elif glob.has_magic(path):
-        yield from sorted({match for match in glob.iglob(path, recursive=True) if _is_image_name(match) and os.path.isfile(match)})
+        found = set(glob.iglob(path, recursive=True))
+        yield from sorted(match for match in found if _is_image_name(match) and os.path.isfile(match))
     else:
         raise FpganError(f"{path}: no such file or folder")
 
@@ -174,7 +177,7 @@ def _images_at(path: str) -> Iterator[str]:
 def _walk(folder: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            names = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
     except OSError as error:
         raise FpganError(f"{folder}: cannot be read ({_reason(error)})") from error
     for name, is_folder in names:
