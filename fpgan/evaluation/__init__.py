@@ -1,0 +1,1 @@
+"""Measures of quality, detection and robustness: functions from arrays to numbers."""
