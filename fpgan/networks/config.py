@@ -1,0 +1,110 @@
+"""The architecture of the three networks as plain data: what a model file must state so that its arrays make sense."""
+
+import dataclasses
+
+from fpgan.errors import FpganError
+
+BIT_CODINGS = ("zero_one", "plus_minus_one")
+NOISE_KINDS = ("random", "fixed", "none")
+GROUP_ORDERS = ("contiguous", "strided")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes and choices of the generator, the decoder and the discriminator.
+
+    The defaults are the paper's (config-e of StyleGAN2 with a fingerprint), but for the minibatch grouping.
+
+    Attributes:
+      resolution: height and width of the images in pixels, a power of two from 8 up.
+      channels: colour channels of the images.
+      fingerprint_bits: n, the number of bits of a fingerprint, 8 to 512.
+      latent_size: length of the latent z.
+      style_size: length of the style vector, and width of the mapping's layers.
+      channel_base: the feature maps at resolution 2^k have min(channel_base / 2^(k-1), channel_max) channels.
+      channel_max: see channel_base.
+      decoder_channel_base, decoder_channel_max: the same for the decoder; 0 means as in the generator.
+      discriminator_channel_base, discriminator_channel_max: the same for the discriminator; 0 likewise.
+      mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
+      mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.
+      bit_coding: "zero_one" (the paper) or "plus_minus_one": how bits enter the mapping.
+      modulated_min, modulated_max: the resolutions between which the fingerprint modulates the convolutions
+        (0: no limit). Outside them the convolutions are plain.
+      noise: what is added to the feature maps: "random" per sample (the paper, in training), "fixed" stored
+        maps, or "none".
+      minibatch_stddev_group: group size of the minibatch standard deviation in the discriminator.
+      minibatch_stddev_order: "contiguous" groups of neighbours, so that the result does not depend on how many
+        devices share a batch, or "strided" as in the authors' code.
+      label_size: number of classes of a conditional model; 0 without labels.
+      compute_dtype: "float32" or "bfloat16", for the convolutions; parameters stay in float32.
+    """
+
+    resolution: int = 128
+    channels: int = 3
+    fingerprint_bits: int = 128
+    latent_size: int = 512
+    style_size: int = 512
+    channel_base: int = 8192
+    channel_max: int = 512
+    decoder_channel_base: int = 0
+    decoder_channel_max: int = 0
+    discriminator_channel_base: int = 0
+    discriminator_channel_max: int = 0
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    bit_coding: str = "zero_one"
+    modulated_min: int = 0
+    modulated_max: int = 0
+    noise: str = "random"
+    minibatch_stddev_group: int = 4
+    minibatch_stddev_order: str = "contiguous"
+    label_size: int = 0
+    compute_dtype: str = "float32"
+
+    def __post_init__(self):
+        r = self.resolution
+        _require(isinstance(r, int) and r >= 8 and r & (r - 1) == 0, "resolution", r, "a power of two, 8 or more")
+        _require(8 <= self.fingerprint_bits <= 512, "fingerprint_bits", self.fingerprint_bits, "8 to 512")
+        _require(self.mapping_layers >= 1, "mapping_layers", self.mapping_layers, "1 or more")
+        for name, allowed in (("bit_coding", BIT_CODINGS), ("noise", NOISE_KINDS),
+                              ("minibatch_stddev_order", GROUP_ORDERS), ("compute_dtype", COMPUTE_DTYPES)):
+            _require(getattr(self, name) in allowed, name, getattr(self, name), "one of " + ", ".join(allowed))
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The resolutions of the blocks: 4, 8, ..., resolution."""
+        return tuple(2**k for k in range(2, self.resolution.bit_length()))
+
+    @property
+    def num_layers(self) -> int:
+        """L = 2 log2(resolution) - 2, the number of styles that the synthesis network takes."""
+        return 2 * len(self.resolutions)
+
+    def width(self, resolution: int, network: str = "generator") -> int:
+        """Number of feature maps at a resolution in one of the networks."""
+        prefix = "" if network == "generator" else network + "_"
+        base = getattr(self, prefix + "channel_base") or self.channel_base
+        most = getattr(self, prefix + "channel_max") or self.channel_max
+        return max(1, min(int(base / (resolution / 2)), most))
+
+    def modulated(self, resolution: int) -> bool:
+        """Whether the fingerprint modulates the convolutions at a resolution."""
+        return self.modulated_min <= resolution <= (self.modulated_max or self.resolution)
+
+    def to_dict(self) -> dict:
+        """The fields as a plain dict, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields) -> "NetworkConfig":
+        """Builds the config from a mapping; an unknown field raises FpganError."""
+        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise FpganError(f"unknown network field {unknown[0]!r}; this version of fpgan does not have it")
+        return cls(**fields)
+
+
+def _require(condition: bool, name: str, value, expected: str) -> None:
+    if not condition:
+        raise FpganError(f"network.{name} is {value!r}, expected {expected}")

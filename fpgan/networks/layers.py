@@ -1,0 +1,229 @@
+"""The building blocks that generator, decoder and discriminator share.
+
+Arrays are NHWC, kernels [height, width, in, out]. Weights are stored with unit variance and scaled at run time by
+1/sqrt(fan_in) (equalised learning rate, Karras et al. 2018, section 4.1), so that one learning rate suits them all.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fpgan.networks.upsampling import strided_conv, transposed_conv
+
+_FIR = (0.125, 0.375, 0.375, 0.125)  # [1, 3, 3, 1] / 8 along each axis, the low-pass filter of StyleGAN2
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (StyleGAN2)."""
+    return nn.leaky_relu(x, 0.2) * jnp.asarray(math.sqrt(2), x.dtype)
+
+
+def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution (cross-correlation) of stride 1 that keeps height and width.
+
+    Args:
+      x: [N, H, W, I].
+      kernel: [k, k, I, O], k odd.
+
+    Returns:
+      [N, H, W, O].
+    """
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def fir(x: jax.Array, padding: tuple[int, int], gain: float = 1.0) -> jax.Array:
+    """Filters with the separable kernel outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.
+
+    Four shifted copies a pass, which XLA fuses into one loop; depthwise convolutions are several times slower on CPUs.
+
+    Args:
+      x: [N, H, W, C].
+      padding: zeros before and after each of the two axes.
+      gain: factor on the result; 4 after zero insertion in both axes.
+
+    Returns:
+      [N, H + sum(padding) - 3, W + sum(padding) - 3, C].
+    """
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    taps = [jnp.asarray(tap * math.sqrt(gain), x.dtype) for tap in _FIR]
+    height, width = x.shape[1] - 3, x.shape[2] - 3
+    x = sum(tap * x[:, i:i + height] for i, tap in enumerate(taps))
+    return sum(tap * x[:, :, i:i + width] for i, tap in enumerate(taps))
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Doubles height and width: zero insertion, then the low-pass filter. [N, H, W, C] -> [N, 2H, 2W, C]."""
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), (2, 2, 1), (2, 2, 1), (0, 0, 0)))  # [N, 2H+3, 2W+3, C]
+    return fir(x, (0, 0), gain=4.0)
+
+
+def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """3x3 convolution that doubles height and width: transposed convolution of stride 2, then the low-pass filter.
+
+    Args:
+      x: [N, H, W, I].
+      kernel: [3, 3, I, O].
+
+    Returns:
+      [N, 2H, 2W, O]. Nothing is cropped in between, so the borders differ from "upsample, then convolve".
+    """
+    return fir(transposed_conv(x, kernel), (1, 1), gain=4.0)  # [N, 2H+1, 2W+1, O] -> [N, 2H, 2W, O]
+
+
+def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution that halves height and width: the low-pass filter first, then stride 2 without padding.
+
+    Args:
+      x: [N, H, W, I], H and W even.
+      kernel: [k, k, I, O], k 1 or 3.
+
+    Returns:
+      [N, H/2, W/2, O].
+    """
+    pad = (kernel.shape[0] + 1) // 2
+    return strided_conv(fir(x, (pad, pad)), kernel)
+
+
+def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *, demodulate: bool = True,
+                   up: bool = False) -> jax.Array:
+    """Convolution whose kernel is scaled per sample and input channel (Karras et al. 2020, section 2.2).
+
+    The input channels are scaled by the style, the whole batch is convolved with the one shared kernel, and the output
+    channels are scaled by the demodulation factor: the same function as a kernel per sample, as one dense convolution.
+
+    Args:
+      x: [N, H, W, I].
+      kernel: [k, k, I, O], scaled to run time.
+      style: [N, I] float32, the factor of each input channel.
+      demodulate: divide by the norm that the per-sample kernel of each output channel has.
+      up: double height and width (k = 3).
+
+    Returns:
+      [N, H, W, O], or [N, 2H, 2W, O] with `up`.
+    """
+    x = x * style[:, None, None, :].astype(x.dtype)
+    x = (conv_up if up else conv)(x, kernel.astype(x.dtype))
+    if demodulate:
+        power = jnp.sum(jnp.square(kernel), axis=(0, 1))  # [I, O]
+        sigma = lax.rsqrt(jnp.square(style) @ power + 1e-8)  # [N, O]
+        x = x * sigma[:, None, None, :].astype(x.dtype)
+    return x
+
+
+def minibatch_stddev(x: jax.Array, group_size: int, order: str) -> jax.Array:
+    """Appends a feature map with the standard deviation over a group of samples (Karras et al. 2018, section 3).
+
+    Args:
+      x: [N, H, W, C].
+      group_size: G; the groups have min(G, N) samples, which must divide N.
+      order: "contiguous": the samples of a group are neighbours; "strided": they are N/G apart.
+
+    Returns:
+      [N, H, W, C + 1].
+    """
+    n, height, width, _ = x.shape
+    group = min(group_size, n)
+    shape = (n // group, group) if order == "contiguous" else (group, n // group)
+    axis = 1 if order == "contiguous" else 0
+    y = x.astype(jnp.float32).reshape(*shape, *x.shape[1:])
+    y = jnp.sqrt(jnp.var(y, axis=axis, keepdims=True) + 1e-8)
+    y = jnp.mean(y, axis=(2, 3, 4), keepdims=True)  # one number a group
+    y = jnp.broadcast_to(y, (*shape, height, width, 1)).reshape(n, height, width, 1)
+    return jnp.concatenate([x, y.astype(x.dtype)], axis=-1)
+
+
+class Scaled(nn.Module):
+    """Base of the layers with an equalised learning rate: gives the run-time weight and bias.
+
+    Attributes:
+      lr_multiplier: factor on weight and bias; the stored weights start at N(0, 1/lr_multiplier^2).
+    """
+
+    lr_multiplier: float = 1.0
+
+    def weight(self, shape: tuple[int, ...], name: str = "weight") -> jax.Array:
+        """The run-time weight: stored * lr_multiplier / sqrt(fan_in), fan_in = product of all but the last axis."""
+        stored = self.param(name, nn.initializers.normal(1 / self.lr_multiplier), shape)
+        return stored * (self.lr_multiplier / math.sqrt(math.prod(shape[:-1])))
+
+    def bias(self, size: int, name: str = "bias") -> jax.Array:
+        """The run-time bias, starting at 0."""
+        return self.param(name, nn.initializers.zeros, (size,)) * self.lr_multiplier
+
+
+class Dense(Scaled):
+    """Dense layer [N, I] -> [N, features], with bias; leaky ReLU if `activate`."""
+
+    features: int = 1
+    activate: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x @ self.weight((x.shape[-1], self.features)).astype(x.dtype) + self.bias(self.features).astype(x.dtype)
+        return leaky_relu(x) if self.activate else x
+
+
+class Conv(Scaled):
+    """Convolution with bias and leaky ReLU (or neither, with `linear`), halving the resolution if `down`."""
+
+    features: int = 1
+    size: int = 3
+    down: bool = False
+    linear: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.weight((self.size, self.size, x.shape[-1], self.features)).astype(x.dtype)
+        x = (conv_down if self.down else conv)(x, kernel)
+        return x if self.linear else leaky_relu(x + self.bias(self.features).astype(x.dtype))
+
+
+class StyledConv(Scaled):
+    """One layer of the synthesis network: (modulated) convolution, noise, bias, activation.
+
+    Attributes:
+      features: output channels.
+      size: of the kernel, 3, or 1 for RGB.
+      modulated: whether the style scales the input channels; else the convolution is plain.
+      demodulate: see modulated_conv.
+      up: double height and width.
+      noise: "random", "fixed" or "none" (NetworkConfig.noise).
+      linear: no noise and no activation (RGB).
+    """
+
+    features: int = 1
+    size: int = 3
+    modulated: bool = True
+    demodulate: bool = True
+    up: bool = False
+    noise: str = "none"
+    linear: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style: jax.Array, noise_keys: jax.Array | None = None) -> jax.Array:
+        kernel = self.weight((self.size, self.size, x.shape[-1], self.features))
+        if self.modulated:
+            scale = style @ self.weight((style.shape[-1], x.shape[-1]), "mod_weight")
+            scale = scale + self.bias(x.shape[-1], "mod_bias") + 1  # [N, I]
+            x = modulated_conv(x, kernel, scale, demodulate=self.demodulate, up=self.up)
+        else:
+            x = (conv_up if self.up else conv)(x, kernel.astype(x.dtype))
+        if self.noise != "none" and not self.linear:
+            x = x + self.noise_map(x.shape, noise_keys).astype(x.dtype)
+        x = x + self.bias(self.features).astype(x.dtype)
+        return x if self.linear else leaky_relu(x)
+
+    def noise_map(self, shape: tuple[int, ...], noise_keys: jax.Array | None) -> jax.Array:
+        """Noise of one channel times its learned strength: [N, H, W, 1], or [1, H, W, 1] for a fixed map."""
+        strength = self.param("noise_strength", nn.initializers.zeros, ())
+        if self.noise == "fixed":
+            noise = lax.stop_gradient(self.param("noise_map", nn.initializers.normal(1.0), shape[1:3]))[None]
+        elif noise_keys is None:
+            raise ValueError("a generator with random noise needs noise_keys, one PRNG key per sample")
+        else:
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape[1:3]))(noise_keys)
+        return noise[..., None] * strength

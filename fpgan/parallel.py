@@ -1,0 +1,44 @@
+"""Everything about many devices and many hosts."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
+
+
+def pmap(function, **options):
+    """Maps a per-device function over the devices; the first argument, the state, is donated."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=0, **options)
+
+
+def replicate(tree):
+    """Puts a copy of every array on every local device: [...] -> [local devices, ...]."""
+    count = jax.local_device_count()
+    return jax.pmap(lambda x: x)(jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree))
+
+
+def unreplicate(tree):
+    """The first device's copy of a replicated tree, as NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x[0]), tree)
+
+
+def shard(batch: np.ndarray) -> np.ndarray:
+    """Splits a process's share of a batch over its devices: [B, ...] -> [local devices, B / local devices, ...]."""
+    return batch.reshape(jax.local_device_count(), -1, *batch.shape[1:])
+
+
+def initialize() -> None:
+    """Joins the other processes of a run, where there are any.
+
+    Under Slurm, Open MPI, Kubernetes and on TPU pods JAX finds them by itself (FPGAN_DISTRIBUTED=auto); elsewhere the
+    variables FPGAN_COORDINATOR (host:port), FPGAN_NUM_PROCESSES and FPGAN_PROCESS_ID name them. Without any of these
+    variables the run has one process. To be called before anything touches a device.
+    """
+    if os.environ.get("FPGAN_DISTRIBUTED") == "auto":
+        jax.distributed.initialize()
+    elif "FPGAN_COORDINATOR" in os.environ:
+        jax.distributed.initialize(os.environ["FPGAN_COORDINATOR"], int(os.environ["FPGAN_NUM_PROCESSES"]),
+                                   int(os.environ["FPGAN_PROCESS_ID"]))

@@ -1,0 +1,103 @@
+"""The state of a training run: one pytree that holds everything that a resumed run needs."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from fpgan.networks.config import NetworkConfig
+from fpgan.networks.decoder import Decoder
+from fpgan.networks.discriminator import Discriminator
+from fpgan.networks.generator import Generator
+
+NETWORKS = ("generator", "decoder", "discriminator")
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Parameters, optimiser states and counters.
+
+    Attributes:
+      step: int32, steps done.
+      params: {"generator", "decoder", "discriminator"} -> parameters.
+      ema: {"generator", "decoder"} -> exponential moving averages of the parameters.
+      optimizer: the moments of Adam, by network.
+      path_length_mean: float32, running mean of the path lengths.
+      accuracy: float32, running bit accuracy on training images, starting at 0.5.
+      ramp: float32 in [0, 1], how far the curriculum has let in the image terms.
+    """
+
+    step: jax.Array
+    params: dict
+    ema: dict
+    optimizer: dict
+    path_length_mean: jax.Array
+    accuracy: jax.Array
+    ramp: jax.Array
+
+
+def adam(config, network: str) -> optax.GradientTransformation:
+    """Adam without its learning rate, its betas corrected for lazy regularisation.
+
+    With a regulariser every k steps on the same moments, beta becomes beta^(k/(k+1)) (Karras et al. 2020, appendix B).
+
+    Args:
+      config: the training config.
+      network: "generator", "decoder" or "discriminator".
+    """
+    power = lazy_factor(config, network)
+    o = config.optimizer
+    return optax.scale_by_adam(b1=o.beta1**power, b2=o.beta2**power, eps=o.epsilon)
+
+
+def lazy_factor(config, network: str) -> float:
+    """k/(k+1) where the network has a regulariser every k steps, 1 where it has none."""
+    weight, interval = ((config.objective.r1_gamma, config.objective.r1_interval) if network == "discriminator"
+                        else (config.objective.path_length, config.objective.path_length_interval))
+    return interval / (interval + 1) if weight else 1.0
+
+
+def init_params(config: NetworkConfig, key: jax.Array) -> dict:
+    """Random parameters of the three networks, N(0, 1) before the equalised learning rate's scaling.
+
+    Args:
+      config: the architecture.
+      key: PRNG key.
+
+    Returns:
+      {"generator", "decoder", "discriminator"} -> nested dict of float32 arrays.
+    """
+    size = config.resolution
+    images = jnp.zeros((1, size, size, config.channels))
+    latents, bits = jnp.zeros((1, config.latent_size)), jnp.zeros((1, config.fingerprint_bits))
+    labels = jnp.zeros((1, config.label_size)) if config.label_size else None
+    keys = jax.random.split(key, 4)
+    return {
+        "generator": Generator(config).init(keys[0], latents, bits, keys[3:], labels)["params"],
+        "decoder": Decoder(config).init(keys[1], images)["params"],
+        "discriminator": Discriminator(config).init(keys[2], images, labels)["params"],
+    }
+
+
+def init_state(config, network: NetworkConfig) -> TrainState:
+    """The state at step 0, a function of config.seed alone.
+
+    Args:
+      config: the training config.
+      network: the architecture (config.network as NetworkConfig).
+    """
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    return state_from_params(config, jax.jit(init_params, static_argnums=0)(network, key))
+
+
+def state_from_params(config, params: dict) -> TrainState:
+    """A fresh state around given parameters, for a start from scratch or from another model."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=jax.tree.map(jnp.copy, {name: params[name] for name in ("generator", "decoder")}),
+        optimizer={name: adam(config, name).init(params[name]) for name in NETWORKS},
+        path_length_mean=jnp.zeros(()),
+        accuracy=jnp.full((), 0.5),
+        ramp=jnp.full((), 0.0 if config.curriculum.bits_first else 1.0),
+    )

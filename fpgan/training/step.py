@@ -1,0 +1,304 @@
+"""The phases of a training step, as pure per-device functions.
+
+    generator       adversarial, latent, fingerprint and consistency terms -> generator and decoder; moving averages
+    path_length     path length regularisation -> generator, every few steps
+    discriminator   logistic loss -> discriminator
+    r1              gradient penalty on real images -> discriminator, every few steps
+
+A phase takes the state and the images and returns the new state and scalars to log. It sees one device's share of the
+batch; means over the whole batch are taken with `lax.pmean` over the axis AXIS, which parallel.py maps over devices.
+Every random draw is keyed by (seed, step, phase, global sample index), so neither the number of devices nor an
+interruption changes a run.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from fpgan.data.order import shuffled_index
+from fpgan.networks.config import NetworkConfig
+from fpgan.networks.decoder import Decoder
+from fpgan.networks.discriminator import Discriminator
+from fpgan.networks.generator import Generator
+from fpgan.parallel import AXIS
+from fpgan.training import losses
+from fpgan.training.state import TrainState, adam, lazy_factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase: its name, the number of steps between its turns, and `run(state, images) -> (state, scalars)`."""
+
+    name: str
+    interval: int
+    run: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What all phases share: config, architecture, samples per device, and whether `images` is the whole data set."""
+
+    config: object
+    network: NetworkConfig
+    device_batch: int
+    resident: bool
+
+
+def phases(config, network: NetworkConfig, device_batch: int, resident: bool) -> tuple[Phase, ...]:
+    """Lists the phases of a step in their order.
+
+    Args:
+      config: the training config.
+      network: the architecture.
+      device_batch: samples per device.
+      resident: True if the phases get the whole data set, uint8 [size, R, R, 3], and pick their images themselves; False
+        if they get the device's share of the batch, uint8 [device_batch, R, R, 3].
+    """
+    setup = Setup(config, network, device_batch, resident)
+    o = config.objective
+    listed = [Phase("generator", 1, functools.partial(generator_phase, setup))]
+    if o.path_length:
+        listed.append(Phase("path_length", o.path_length_interval, functools.partial(path_length_phase, setup)))
+    listed.append(Phase("discriminator", 1, functools.partial(discriminator_phase, setup)))
+    if o.r1_gamma:
+        listed.append(Phase("r1", o.r1_interval, functools.partial(r1_phase, setup)))
+    return tuple(listed)
+
+
+def generator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+    """Updates generator and decoder on the main objective, the moving averages and the curriculum."""
+    del images
+    inputs = draw_inputs(setup, state.step, "generator", setup.device_batch)
+
+    def objective(params):
+        terms = generator_terms(setup, params, state.params["discriminator"], inputs, state.ramp)
+        weights = term_weights(setup.config, state.ramp)
+        return sum(weights[name] * jnp.mean(terms[name]) for name in weights), terms
+
+    trained = {name: state.params[name] for name in ("generator", "decoder")}
+    gradients, terms = jax.grad(objective, has_aux=True)(trained)
+    scalars = lax.pmean({name: jnp.mean(value) for name, value in terms.items()}, AXIS)
+    state = apply_gradients(setup.config, state, lax.pmean(gradients, AXIS))
+    state = update_averages(setup.config, state)
+    state = advance_curriculum(setup.config, state, scalars["accuracy"])
+    return state, scalars | {"ramp": state.ramp, "running_accuracy": state.accuracy}
+
+
+def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, ramp: jax.Array) -> dict:
+    """Every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
+
+    The image terms are zeros, and cost nothing, while the curriculum holds them back.
+    """
+    network, bits = setup.network, inputs["fingerprints"]
+    generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
+    fakes = generate(bits, inputs["noise_keys"])
+    seen = quantize(fakes) if setup.config.objective.quantize else fakes
+    logits, estimates = Decoder(network).apply({"params": params["decoder"]}, seen)
+
+    def image_terms(fakes):
+        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
+        scores = Discriminator(network).apply({"params": discriminator}, fakes)
+        return {
+            "adversarial": losses.generator_adversarial(scores),
+            "consistency": losses.consistency(fakes, others),
+            "coarse_consistency": losses.coarse_consistency(fakes, others),
+        }
+
+    def no_image_terms(fakes):
+        return dict.fromkeys(("adversarial", "consistency", "coarse_consistency"), jnp.zeros(fakes.shape[0]))
+
+    return lax.cond(ramp > 0, image_terms, no_image_terms, fakes) | {
+        "latent": losses.latent_reconstruction(inputs["latents"], estimates),
+        "fingerprint": losses.fingerprint_cross_entropy(logits, bits),
+        "out_of_range": losses.out_of_range(fakes),
+        "accuracy": jnp.mean((logits > 0) == (bits > 0), axis=-1),
+    }
+
+
+def term_weights(config, ramp: jax.Array) -> dict:
+    """The weight of every term; the curriculum holds back the image terms: their weight is multiplied by `ramp`."""
+    o = config.objective
+    return {
+        "adversarial": o.adversarial * ramp,
+        "latent": o.latent,
+        "fingerprint": o.fingerprint,
+        "consistency": o.consistency * ramp,
+        "coarse_consistency": o.coarse_consistency * ramp,
+        "out_of_range": o.out_of_range,
+    }
+
+
+def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+    """Updates the generator on the path length penalty, over a part of the batch, times the interval."""
+    del images
+    o, network = setup.config.objective, setup.network
+    batch = max(1, setup.device_batch // o.path_length_batch_shrink)
+    inputs = draw_inputs(setup, state.step, "path_length", batch)
+    generator = Generator(network)
+
+    def penalty(params):
+        variables = {"params": params}
+        styles = generator.apply(variables, inputs["fingerprints"], method="styles")
+
+        def projected(styles):
+            fakes = generator.apply(variables, inputs["latents"], styles, inputs["noise_keys"],
+                                    method=lambda m, *args: m.synthesis(*args))
+            return jnp.sum(fakes * inputs["pixels"]) / network.resolution
+
+        lengths = losses.path_lengths(jax.grad(projected)(styles))
+        penalties, mean = losses.path_length_penalty(
+            lengths, state.path_length_mean, o.path_length_decay, lambda x: lax.pmean(jnp.mean(x), AXIS))
+        return jnp.mean(penalties), mean
+
+    (value, mean), gradients = jax.value_and_grad(penalty, has_aux=True)(state.params["generator"])
+    weight = o.path_length * o.path_length_interval * (state.ramp if setup.config.curriculum.bits_first else 1.0)
+    gradients = jax.tree.map(lambda g: weight * g, lax.pmean(gradients, AXIS))
+    state = apply_gradients(setup.config, state, {"generator": gradients})
+    return state.replace(path_length_mean=mean), {"path_length": lax.pmean(value, AXIS), "path_length_mean": mean}
+
+
+def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+    """Updates the discriminator on fresh fakes and on real images; rests while the image terms are held back."""
+    inputs = draw_inputs(setup, state.step, "discriminator", setup.device_batch)
+    reals = draw_reals(setup, state.step, images)
+
+    def update(state):
+        fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
+                                               inputs["fingerprints"], inputs["noise_keys"])
+
+        def objective(params):
+            score = functools.partial(Discriminator(setup.network).apply, {"params": params})
+            real_scores, fake_scores = score(reals), score(fakes)
+            loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
+            return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
+
+        gradients, scalars = jax.grad(objective, has_aux=True)(state.params["discriminator"])
+        gradients, scalars = lax.pmean((gradients, scalars), AXIS)
+        return apply_gradients(setup.config, state, {"discriminator": gradients}), scalars
+
+    def rest(state):
+        return state, {name: jnp.zeros(()) for name in ("discriminator", "real_score", "fake_score")}
+
+    return lax.cond(state.ramp > 0, update, rest, state)
+
+
+def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+    """Updates the discriminator on gamma/2 times the squared gradient at real images, times the interval."""
+    o = setup.config.objective
+    reals = draw_reals(setup, state.step, images)
+
+    def penalty(params):
+        def total_score(x):
+            return jnp.sum(Discriminator(setup.network).apply({"params": params}, x))
+        return jnp.mean(losses.r1(jax.grad(total_score)(reals)))
+
+    def update(state):
+        value, gradients = lax.pmean(jax.value_and_grad(penalty)(state.params["discriminator"]), AXIS)
+        gradients = jax.tree.map(lambda g: o.r1_gamma / 2 * o.r1_interval * g, gradients)
+        return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
+
+    return lax.cond(state.ramp > 0, update, lambda state: (state, {"r1": jnp.zeros(())}), state)
+
+
+PHASE_NUMBERS = {"generator": 0, "path_length": 1, "discriminator": 2, "r1": 3}
+
+
+def draw_inputs(setup: Setup, step: jax.Array, phase: str, batch: int) -> dict:
+    """Draws this device's random inputs of a phase, a function of (seed, step, phase, global sample index).
+
+    Args:
+      setup: what the phases share.
+      step: int32 scalar.
+      phase: a key of PHASE_NUMBERS.
+      batch: samples on this device.
+
+    Returns:
+      latents [batch, latent_size] ~ N(0, I); fingerprints, other_fingerprints [batch, n] in {0., 1.}; noise_keys [batch];
+      and, for the path length, pixels [batch, R, R, channels] ~ N(0, 1).
+    """
+    network = setup.network
+    key = jax.random.key(setup.config.seed, impl="threefry2x32")
+    key = jax.random.fold_in(jax.random.fold_in(key, 1 + step), PHASE_NUMBERS[phase])
+
+    def one(index):
+        latent, bits, other, noise, pixels = jax.random.split(jax.random.fold_in(key, index), 5)
+        n = (network.fingerprint_bits,)
+        drawn = {
+            "latents": jax.random.normal(latent, (network.latent_size,)),
+            "fingerprints": jax.random.bernoulli(bits, shape=n).astype(jnp.float32),
+            "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
+            "noise_keys": noise,
+        }
+        if phase == "path_length":
+            drawn["pixels"] = jax.random.normal(pixels, (network.resolution, network.resolution, network.channels))
+        return drawn
+
+    return jax.vmap(one)(global_indices(batch))
+
+
+def draw_reals(setup: Setup, step: jax.Array, images: jax.Array) -> jax.Array:
+    """This device's real images of a step, float32 [device_batch, R, R, 3] in [-1, 1]; see phases() on `images`."""
+    if setup.resident:
+        size, batch = images.shape[0], setup.config.batch_size
+        position = step.astype(jnp.uint32) * jnp.uint32(batch) + global_indices(setup.device_batch)
+        images = images[shuffled_index(setup.config.seed, (position // size, position % size), size)]
+    return images.astype(jnp.float32) * (2 / 255) - 1
+
+
+def global_indices(batch: int) -> jax.Array:
+    """Numbers of this device's samples in the whole batch, uint32 [batch]."""
+    return lax.axis_index(AXIS).astype(jnp.uint32) * jnp.uint32(batch) + jnp.arange(batch, dtype=jnp.uint32)
+
+
+def quantize(images: jax.Array) -> jax.Array:
+    """What is left of float images in 8 bits, back in [-1, 1]; the gradient passes straight through."""
+    stored = jnp.clip(jnp.floor(images * 127.5 + 128), 0, 255) * (2 / 255) - 1
+    return images + lax.stop_gradient(stored - images)
+
+
+def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
+    """One Adam step for the networks that have gradients."""
+    params, optimizer = dict(state.params), dict(state.optimizer)
+    for name, gradient in gradients.items():
+        updates, optimizer[name] = adam(config, name).update(gradient, optimizer[name])
+        rate = learning_rate(config, name, state.step)
+        params[name] = optax.apply_updates(params[name], jax.tree.map(lambda u, rate=rate: -rate * u, updates))
+    return state.replace(params=params, optimizer=optimizer)
+
+
+def learning_rate(config, network: str, step: jax.Array) -> jax.Array:
+    """The network's learning rate at a step: constant, then falling linearly to 0 over the last `decay_images`."""
+    o = config.optimizer
+    left = config.total_images - step.astype(jnp.float32) * config.batch_size
+    decay = jnp.clip(left / o.decay_images, 0, 1) if o.decay_images else 1.0
+    return o[f"{network}_learning_rate"] * lazy_factor(config, network) * decay
+
+
+def update_averages(config, state: TrainState) -> TrainState:
+    """Moves the averages of generator and decoder towards their parameters (half-life in images)."""
+    beta = 0.5 ** (config.batch_size / config.ema_half_life_images)
+    ema = jax.tree.map(lambda average, value: value + (average - value) * beta,
+                       state.ema, {name: state.params[name] for name in state.ema})
+    return state.replace(ema=ema)
+
+
+def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainState:
+    """Counts the step, and lets the image terms in while the running bit accuracy is high enough.
+
+    `ramp` waits at 0 until the accuracy reaches `start_accuracy`; from then on it rises to 1 within `ramp_images`, and
+    falls at the same speed while the accuracy is below `hold_accuracy`.
+    """
+    c, batch = config.curriculum, config.batch_size
+    running = state.accuracy + (accuracy - state.accuracy) * min(1.0, batch / c.accuracy_images)
+    ramp = state.ramp
+    if c.bits_first:
+        change = batch / c.ramp_images
+        rising = jnp.where(running >= c.hold_accuracy, ramp + change, jnp.maximum(ramp - change, c.ramp_minimum))
+        begun = (ramp > 0) | (running >= c.start_accuracy)
+        ramp = jnp.where(begun, jnp.clip(rising, 0, 1), 0.0)
+    return state.replace(step=state.step + 1, accuracy=running, ramp=ramp)
