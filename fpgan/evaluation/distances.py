@@ -1,7 +1,7 @@
-"""Distances between two sets of feature vectors: Frechet and kernel (maximum mean discrepancy). NumPy alone, float64.
+"""Distances between two sets of feature vectors: Frechet and kernel (maximum mean discrepancy), in float64.
 
-Which features the vectors hold is the caller's affair; a distance is named after them ("Frechet distance over vgg16
-features"), because its value means nothing without them.
+Which features the vectors hold is the caller's affair; a distance is named after them ("Frechet distance over
+vgg16 features"), because its value means nothing without them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Moments(NamedTuple):
     def covariance(self) -> np.ndarray:
         """The unbiased covariance, float64 [F, F]; needs two vectors or more."""
         if self.count < 2:
-            raise FpganError(f"a covariance needs at least 2 images, but there is {self.count}; raise the count")
+            raise FpganError(f"a covariance needs at least 2 images, but there is {self.count}; "
+                             "raise the count")
         return self.scatter / (self.count - 1)
 
 
@@ -44,7 +45,7 @@ def moments(features: np.ndarray) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Merges the moments of two disjoint sets (Chan, Golub and LeVeque 1983, equation 2.1): no cancellation."""
+    """Merges the moments of two disjoint sets, without cancellation (Chan, Golub, LeVeque 1983)."""
     count = a.count + b.count
     shift = b.mean - a.mean
     mean = a.mean + shift * (b.count / count)
@@ -68,8 +69,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     d = |m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^(1/2))   (Dowson and Landau 1982).
 
-    With S = R R^T the last trace is the sum of the singular values of R_a^T R_b. So no square root of a matrix
-    without symmetry is taken, and covariances of fewer images than features (singular ones) lose no digits.
+    With S = R R^T the last trace is the sum of the singular values of R_a^T R_b. So no square root is taken
+    of a matrix without symmetry, and singular covariances (fewer images than features) lose no digits.
 
     Args:
       a, b: moments of two sets with the same features, at least 2 vectors each.
@@ -78,7 +79,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
       d >= 0, in squared feature units. It is biased upwards for few images: compare at equal counts.
     """
     if a.mean.shape != b.mean.shape:
-        raise FpganError(f"the sets have {a.mean.size} and {b.mean.size} features; a distance needs the same features")
+        raise FpganError(f"the sets have {a.mean.size} and {b.mean.size} features; "
+                         "a distance needs the same features")
     cov_a, cov_b = a.covariance, b.covariance
     cross = np.linalg.svd(_root(cov_a).T @ _root(cov_b), compute_uv=False).sum()
     shift = a.mean - b.mean
@@ -104,27 +106,30 @@ class KernelDistance(NamedTuple):
 def polynomial_mmd2(a: np.ndarray, b: np.ndarray) -> float:
     """Computes the unbiased estimate of the squared MMD with the kernel k(x, y) = (x.y / F + 1)^3.
 
-    Gretton et al. 2012, equation 3 (a vector is never paired with itself); the kernel is that of Binkowski et al. 2018.
+    Gretton et al. 2012, equation 3 (a vector is never paired with itself); the kernel is that of Binkowski et
+    al. 2018.
 
     Args:
       a, b: real [N, F] and [M, F], N and M at least 2.
     """
     a, b = _checked(a).astype(np.float64), _checked(b).astype(np.float64)
     if min(len(a), len(b)) < 2 or a.shape[1] != b.shape[1]:
-        raise FpganError(f"a kernel distance needs 2 vectors of equal length from each set, not {a.shape} and {b.shape}")
+        raise FpganError("a kernel distance needs 2 vectors of equal length or more from each set, "
+                         f"not {a.shape} and {b.shape}")
     kernel_a, kernel_b = _kernel(a, a), _kernel(b, b)
     within_a = (kernel_a.sum() - np.trace(kernel_a)) / (len(a) * (len(a) - 1))
     within_b = (kernel_b.sum() - np.trace(kernel_b)) / (len(b) * (len(b) - 1))
     return float(within_a + within_b - 2 * _kernel(a, b).mean())
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray, *, seed: int, blocks: int = 10, max_block: int = 1000) -> KernelDistance:
+def kernel_distance(a: np.ndarray, b: np.ndarray, *, seed: int, blocks: int = 10,
+                    max_block: int = 1000) -> KernelDistance:
     """Estimates the squared MMD from disjoint random blocks, whose spread gives an honest standard error.
 
     Args:
       a, b: real [N, F] and [M, F].
       seed: of the shuffles that make the blocks.
-      blocks: the least number of blocks; there are more when the sets hold more than blocks * max_block vectors.
+      blocks: the least number of blocks; larger sets than blocks * max_block vectors have more.
       max_block: the most vectors in a block; cost grows with its square.
 
     Raises:
@@ -134,8 +139,8 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, *, seed: int, blocks: int = 10
     count = min(len(a), len(b))
     size = min(max_block, count // blocks)
     if size < 2 or blocks < 2:
-        raise FpganError(f"a kernel distance over {blocks} blocks needs {2 * max(blocks, 2)} images of each kind or more, "
-                         f"but there are {count}")
+        raise FpganError(f"a kernel distance over {blocks} blocks needs {2 * max(blocks, 2)} images "
+                         f"of each kind or more, but there are {count}")
     rng = np.random.default_rng(seed)
     order_a, order_b = rng.permutation(len(a)), rng.permutation(len(b))
     cuts = [slice(start, start + size) for start in range(0, count - size + 1, size)]
@@ -158,7 +163,8 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 def _checked(features: np.ndarray) -> np.ndarray:
     features = np.asarray(features)
     if features.ndim != 2 or not len(features):
-        raise FpganError(f"features are an array [images, features] of at least one image, not of shape {features.shape}")
+        raise FpganError("features are an array [images, features] of at least one image, "
+                         f"not of shape {features.shape}")
     if not np.isfinite(features).all():
         raise FpganError("the features hold NaN or infinity; the images or the extractor are damaged")
     return features
