@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fpgan.errors import FpganError
+from fpgan.files import reason
+from fpgan.files import write_file as write_file  # part of this module's face
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 # What Pillow raises for damaged files, by format; anything else is a bug and shows its traceback.
@@ -56,7 +57,7 @@ def read_image(source: str | os.PathLike | bytes, resolution: int | None = None)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             image = _as_rgb(ImageOps.exif_transpose(opened))
     except _DAMAGED as error:
-        raise FpganError(f"{name}: cannot be read as an image ({_reason(error)})") from error
+        raise FpganError(f"{name}: cannot be read as an image ({reason(error)})") from error
     if resolution is None or image.size == (resolution, resolution):
         return np.array(image), False
     width, height = image.size
@@ -71,33 +72,6 @@ def encode_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
-    """Writes a file atomically: under a temporary name beside it, then renamed; missing folders are made.
-
-    Args:
-      path: where the file goes; one that is there is replaced.
-      data: the whole content.
-      sync: wait until the disk has it, so that it also survives a power cut.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            file = open(temporary, "wb")
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(temporary, "wb")
-        with file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FpganError(f"{path}: cannot be written ({_reason(error)})") from error
 
 
 def list_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
@@ -179,7 +153,7 @@ def _walk(folder: str) -> Iterator[str]:
         with os.scandir(folder) as entries:
             names = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
     except OSError as error:
-        raise FpganError(f"{folder}: cannot be read ({_reason(error)})") from error
+        raise FpganError(f"{folder}: cannot be read ({reason(error)})") from error
     for name, is_folder in names:
         path = os.path.join(folder, name)
         if is_folder:
@@ -190,8 +164,3 @@ def _walk(folder: str) -> Iterator[str]:
 
 def _is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.split("\n")[0] or type(error).__name__
