@@ -2,8 +2,8 @@
 
 `shuffled_index` says which image stands at which place of an epoch. It needs no state, so a run resumes at
 any step by arithmetic alone, and every process finds its share by itself. It is written once, in 32-bit
-unsigned operators that mean the same on NumPy arrays and on JAX arrays, so the host pipeline and data resident
-on a device follow the same order.
+unsigned operators that mean the same on NumPy arrays and on JAX arrays, so the host pipeline and data
+resident on a device follow the same order.
 """
 
 import numpy as np
@@ -27,8 +27,8 @@ def _mix(x):
 def _swap_or_not(index, key, size):
     """Permutes [0, size) under a key: in each round x and its mirror image (c - x) mod size swap, or not.
 
-    Both of a pair look up the same keyed coin, so each round is a bijection of [0, size) for any size: unlike in
-    a Feistel network no value ever falls outside and none has to be walked back.
+    Both of a pair look up the same keyed coin, so each round is a bijection of [0, size) for any size: unlike
+    in a Feistel network no value ever falls outside and none has to be walked back.
 
     Args:
       index: uint32 array, values in [0, size).
@@ -68,9 +68,9 @@ def split_position(position, size):
 def shuffled_index(seed, position, size):
     """Returns the index of the image at a position of the shuffled, endlessly repeated data set.
 
-    For every seed and epoch the map from offset to index is a bijection of [0, size): each image comes once per
-    epoch, in an order that differs from epoch to epoch. The result is part of a run's identity, so it never
-    changes between versions.
+    For every seed and epoch the map from offset to index is a bijection of [0, size): each image comes once
+    per epoch, in an order that differs from epoch to epoch. The result is part of a run's identity, so it
+    never changes between versions.
 
     Args:
       seed: int in [0, 2^32), or a uint32 scalar array.
@@ -111,7 +111,7 @@ def batch_indices(seed, step, batch_size, size, process_index=0, process_count=1
       FpganError: if the processes cannot share the batch evenly.
     """
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise FpganError(f"a batch of {batch_size} images cannot be shared evenly by {process_count} processes;"
+        raise FpganError(f"a batch of {batch_size} images cannot be shared by {process_count} processes;"
                          " make batch_size a multiple of the number of processes")
     if not 0 <= process_index < process_count:
         raise FpganError(f"process_index is {process_index}; expected 0 to {process_count - 1}")

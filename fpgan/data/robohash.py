@@ -1,9 +1,9 @@
 """RoboHash cats: a training set that comes with a Python package, at any resolution and in any number.
 
 The `robohash` package holds the parts of a cartoon cat (its "set4": art by David Revoy, CC-BY-4.0) as
-transparent pictures of 1024 x 1024 pixels: 15 bodies, 10 furs, 15 pairs of eyes, 10 mouths and 16 accessories,
-laid over each other in this order. Here the parts are scaled once per resolution, and an image is five `over`
-operations on small arrays: thousands per second.
+transparent pictures of 1024 x 1024 pixels: 15 bodies, 10 furs, 15 pairs of eyes, 10 mouths and 16
+accessories, laid over each other in this order. Here the parts are scaled once per resolution, and an image
+is five `over` operations on small arrays: thousands per second.
 """
 
 import functools
@@ -18,7 +18,7 @@ from PIL import Image
 from fpgan.data.order import shuffled_index
 from fpgan.errors import FpganError, missing_extra
 
-LICENCE = "CC-BY-4.0 (RoboHash cats, set4: art by David Revoy; composed from the parts in the package robohash)"
+LICENCE = "CC-BY-4.0 (RoboHash cats, set4: art by David Revoy; composed from the parts in the package)"
 LAYERS = (15, 10, 15, 10, 16)  # bodies, furs, eyes, mouths, accessories: how many of each, bottom first
 COMBINATIONS = math.prod(LAYERS)  # 360,000
 MIN_RESOLUTION, MAX_RESOLUTION = 8, 1024
@@ -42,8 +42,8 @@ def part_files():
     files = tuple(tuple(sorted(layer.glob("*.png"))) for layer in layers)
     found = tuple(len(layer) for layer in files)
     if found != LAYERS:
-        raise FpganError(f"the cat parts in {folder} are not those of robohash 2.0 (found {found} files, expected"
-                         f" {LAYERS}); reinstall them with: pip install --force-reinstall robohash==2.0")
+        raise FpganError(f"the cat parts in {folder} are not those of robohash 2.0 (found {found} files,"
+                         f" expected {LAYERS}); mend it with: pip install --force-reinstall robohash==2.0")
     return files
 
 
@@ -51,8 +51,8 @@ def scale_part(path, resolution):
     """Scales one transparent picture, antialiased, its colours weighted by their alpha.
 
     The filter (Hamming) has no negative lobes: colours stay within [0, alpha], and parts scaled first and
-    composed later look as if composed first and scaled later, to 0.1 of 255 grey levels on average (at 64 x 64;
-    with a Lanczos filter it is 1.5).
+    composed later look as if composed first and scaled later, to 0.1 of 255 grey levels on average (at 64 x
+    64; with a Lanczos filter it is 1.5).
 
     Args:
       path: a picture file with transparency.
@@ -114,9 +114,9 @@ def compose(parts, resolution):
     layers = scaled_parts(resolution)
     images = np.empty((len(parts), resolution, resolution, 3), np.uint8)
     canvas = np.empty((3, resolution, resolution), np.float32)
-    for image, chosen in zip(images, parts):
+    for image, chosen in zip(images, parts, strict=True):
         canvas.fill(1)
-        for layer, part in zip(layers, chosen):
+        for layer, part in zip(layers, chosen, strict=True):
             canvas *= 1 - layer[part, 3]
             canvas += layer[part, :3]
         np.multiply(canvas, 255, out=canvas)

@@ -1,0 +1,107 @@
+"""The two TFDS builders of fpgan. Both write array_record files of encoded PNG images and need no TensorFlow.
+
+Import this module only where TFDS is wanted: importing TFDS takes half a second.
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fpgan.data import robohash, settings
+from fpgan.data.folder import Listing, read_own_images
+from fpgan.errors import FpganError
+from fpgan.images import encode_png
+
+_CHUNK = 256  # cats rendered at a time
+
+
+def _no_progress(done, total):
+    """Tells nobody."""
+
+
+@dataclasses.dataclass
+class CatsConfig(tfds.core.BuilderConfig):
+    """How many cats, and their side length in pixels."""
+
+    resolution: int = 0
+    count: int = 0
+
+
+@dataclasses.dataclass
+class FolderConfig(tfds.core.BuilderConfig):
+    """Which files, the side length of the result in pixels, and the crop (see `crop.crop_box`)."""
+
+    resolution: int = 0
+    crop: str = "center"
+    listing: Listing | None = None
+
+
+class _PngBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set with one feature, a square PNG image, kept in the order in which it is made.
+
+    `progress(done, total)`, settable on the builder, is called while images are made. What is worth knowing
+    about them goes into `info.metadata`, which TFDS writes to metadata.json in the same atomic step.
+    """
+
+    VERSION = tfds.core.Version(settings.VERSION)
+    progress = staticmethod(_no_progress)
+    code_path = None  # TFDS would look for checksums there, by means of a package that it does not declare
+
+    def _dataset_info(self, description, licence):
+        shape = (self.builder_config.resolution, self.builder_config.resolution, 3)
+        image = tfds.features.Image(shape=shape, encoding_format="png")
+        return tfds.core.DatasetInfo(builder=self, description=description, license=licence,
+                                     features=tfds.features.FeaturesDict({"image": image}),
+                                     metadata=tfds.core.MetadataDict(), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {"train": self._generate_examples()}
+
+
+class RobohashCats(_PngBuilder):
+    """RoboHash cats: record i is `robohash.render_cats(i)`."""
+
+    def _info(self):
+        return self._dataset_info("Cartoon cats, every one another combination of five parts, on white.",
+                                  robohash.LICENCE)
+
+    def _generate_examples(self):
+        count = self.builder_config.count
+        for start in range(0, count, _CHUNK):
+            numbers = np.arange(start, min(start + _CHUNK, count))
+            for number, image in zip(numbers, robohash.render_cats(numbers, self.builder_config.resolution),
+                                     strict=True):
+                yield int(number), {"image": encode_png(image)}
+            self.progress(int(numbers[-1]) + 1, count)
+        self.info.metadata.update(images=count)
+
+
+class FolderImages(_PngBuilder):
+    """The user's own images: cropped, resized, in the order of their names; damaged ones are listed."""
+
+    def _info(self):
+        return self._dataset_info(f"Images of {self.builder_config.listing.path}.", "as its owner states")
+
+    def _generate_examples(self):
+        listing, resolution = self.builder_config.listing, self.builder_config.resolution
+        counts, skipped = collections.Counter(), []
+        for done, item in enumerate(read_own_images(listing, resolution, self.builder_config.crop), 1):
+            if item.image is None:
+                skipped.append([printable(item.name), item.problem])
+            else:
+                yield counts["images"], {"image": encode_png(item.image)}
+                counts.update(images=1, reduced=item.side > resolution, enlarged=item.side < resolution)
+            self.progress(done, len(listing.images))
+        if not counts["images"]:
+            raise FpganError(f"none of the {len(skipped)} images in {listing.path} can be used; the first:"
+                             f" {skipped[0][0]}: {skipped[0][1]}")
+        self.info.metadata.update(counts, source=printable(str(listing.path)), digest=listing.digest,
+                                  skipped=skipped, others=[printable(name) for name in listing.others])
+
+
+def printable(name):
+    """Returns a file name that can be written as UTF-8: undecodable bytes become backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()

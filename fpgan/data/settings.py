@@ -1,0 +1,113 @@
+"""Which images to train on: the `data` part of a config, checked, with its place on the disk."""
+
+import dataclasses
+import difflib
+import hashlib
+import re
+from pathlib import Path
+
+from fpgan.data.crop import CROPS
+from fpgan.data.robohash import COMBINATIONS
+from fpgan.errors import FpganError
+
+NAMES = ("robohash_cats", "folder", "tfds")
+VERSION = "1.0.0"  # of the layout of prepared sets; a new one leaves the old sets alone
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The fields of a config's `data` part that say which images they are; 0 and "" mean "not given".
+
+    Attributes:
+      name: "robohash_cats", "folder" or "tfds".
+      resolution: side length in pixels.
+      data_dir: the folder that holds prepared sets.
+      count: how many cats; all 360,000 different ones by default.
+      path: the folder or zip file of the user's own images.
+      tfds_name: a public set, e.g. "celeb_a", "lsun/bedroom", "fashion_mnist".
+      split: a split in the notation of TFDS, e.g. "train" or "train[:90%]"; own sets have only "train".
+      crop: "center", "none" or "celeba128", see `crop.crop_box`; cats need none.
+      take: use only the first so many images; all by default.
+    """
+
+    name: str
+    resolution: int
+    data_dir: str = "data"
+    count: int = 0
+    path: str = ""
+    tfds_name: str = ""
+    split: str = "train"
+    crop: str = "center"
+    take: int = 0
+
+
+def read_settings(data):
+    """Checks the `data` part of a config; keys that are not about the images (workers, ...) are left alone.
+
+    Args:
+      data: a mapping with the fields of DataSettings, or a DataSettings.
+
+    Returns:
+      DataSettings with the number of cats filled in.
+
+    Raises:
+      FpganError: if a value is missing, unknown or out of range.
+    """
+    if isinstance(data, DataSettings):
+        return data
+    known = [field.name for field in dataclasses.fields(DataSettings) if field.name in data]
+    settings = DataSettings(**{"name": "", "resolution": 0, **{key: data[key] for key in known}})
+    _check_choice("name", settings.name, NAMES)
+    _check_choice("crop", settings.crop, CROPS)
+    for key, least in (("resolution", 1), ("count", 0), ("take", 0)):
+        value = getattr(settings, key)
+        if not isinstance(value, int) or value < least:
+            raise FpganError(f"data.{key} is {value!r}; expected a whole number of at least {least}")
+    if settings.name == "folder" and not settings.path:
+        raise FpganError("data.path is empty; expected the folder or zip file that holds your images")
+    if settings.name == "tfds" and not settings.tfds_name:
+        raise FpganError('data.tfds_name is empty; expected the name of a TFDS dataset, e.g. "celeb_a"')
+    if settings.name == "robohash_cats":
+        settings = dataclasses.replace(settings, count=settings.count or COMBINATIONS)
+    return settings
+
+
+def prepared_folder(settings):
+    """Says where the prepared set of the cats or of the user's own images lies, whether it is there or not.
+
+    The folder is named after everything that decides its content: number and resolution of the cats; name,
+    resolution, crop and (hashed) absolute path of the user's images.
+
+    Args:
+      settings: DataSettings whose name is "robohash_cats" or "folder".
+
+    Returns:
+      Path DATA_DIR/SET/VARIANT/VERSION, the layout of TFDS.
+    """
+    if settings.name == "robohash_cats":
+        return Path(settings.data_dir, "robohash_cats", f"{settings.resolution}px_{settings.count}", VERSION)
+    path = Path(settings.path).expanduser().resolve()
+    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "images"
+    tag = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    variant = f"{name}_{settings.resolution}px_{settings.crop}_{tag}"
+    return Path(settings.data_dir, "folder_images", variant, VERSION)
+
+
+def prepare_command(settings):
+    """Returns the command line that prepares these images."""
+    words = ["fpgan data", f"--name {settings.name}", f"--resolution {settings.resolution}"]
+    words += [f"--data-dir {settings.data_dir}"] if settings.data_dir != "data" else []
+    if settings.name == "robohash_cats":
+        words.append(f"--count {settings.count}")
+    if settings.name == "folder":
+        words += [f"--path {settings.path}", f"--crop {settings.crop}"]
+    if settings.name == "tfds":
+        words.append(f"--tfds-name {settings.tfds_name}")
+    return " ".join(words)
+
+
+def _check_choice(key, value, choices):
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise FpganError(f"data.{key} is {value!r}; expected one of: {', '.join(choices)}{hint}")
