@@ -83,7 +83,7 @@ class FolderImages(_PngBuilder):
     """The user's own images: cropped, resized, in the order of their names; damaged ones are listed."""
 
     def _info(self):
-        return self._dataset_info(f"Images of {self.builder_config.listing.path}.", "as its owner states")
+        return self._dataset_info(f"Images of {self.builder_config.listing.path}.", "not stated (your own images)")
 
     def _generate_examples(self):
         listing, resolution = self.builder_config.listing, self.builder_config.resolution

@@ -60,8 +60,7 @@ def prepare(data, progress=None):
     try:
         if settings.name == "tfds":
             return _prepare_public(settings)
-        with _alone(prepared_folder(settings).parent) as folder:
-            return _prepare_own(settings, folder / prepared_folder(settings).name, progress)
+        return _prepare_own(settings, prepared_folder(settings), progress)
     except OSError as error:
         raise FpganError(f"cannot prepare {settings.name} in {settings.data_dir!r}: {error}; mend that and"
                          " run the same command again") from error
@@ -69,25 +68,28 @@ def prepare(data, progress=None):
 
 def _prepare_own(settings, folder, progress):
     """Prepares cats or the user's own images in the folder of this version."""
-    listing = list_own_images(settings.path) if settings.name == "folder" else None
-    if records.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
-        return _report(folder, nothing_to_do=True)
-    _remove_leftovers(folder)
-    with records.quiet_tfds() as tfds:
-        builder = _builder(settings, listing, folder)
-        if progress:
-            builder.progress = progress
-        downloads = str(folder.with_name("incomplete.downloads"))  # TFDS insists on having one
-        builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD, download_dir=downloads)
-    _remove_leftovers(folder, keep=folder)
-    return _report(folder)
+    listing = None
+    if settings.name == "folder":
+        listing = list_own_images(settings.path)
+    else:
+        robohash.check(settings.resolution)
+    with _alone(folder.parent):
+        if records.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
+            return _report(folder, nothing_to_do=True)
+        _remove_leftovers(folder)
+        with records.quiet_tfds() as tfds:
+            builder = _builder(settings, listing, folder.parent.name)
+            builder.progress = progress or builder.progress
+            downloads = str(folder.with_name("incomplete.downloads"))  # TFDS insists on having one
+            builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD, download_dir=downloads)
+        _remove_leftovers(folder, keep=folder)
+        return _report(folder)
 
 
-def _builder(settings, listing, folder):
+def _builder(settings, listing, variant):
     from fpgan.data import builders
-    common = dict(name=folder.parent.name, resolution=settings.resolution)
+    common = dict(name=variant, resolution=settings.resolution)
     if listing is None:
-        robohash.scaled_parts(settings.resolution)  # tells of a missing package or a wrong resolution now
         return builders.RobohashCats(data_dir=settings.data_dir,
                                      config=builders.CatsConfig(count=settings.count, **common))
     return builders.FolderImages(data_dir=settings.data_dir,
@@ -122,7 +124,8 @@ def _download(name, data_dir):
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see https://www.tensorflow.org/datasets/catalog"
         raise FpganError(f"TFDS knows no dataset {name!r}; {hint}") from error
     except ImportError as error:
@@ -142,7 +145,7 @@ def _alone(folder):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FpganError(f"another process is preparing {folder}; wait until it is done") from error
-        yield folder
+        yield
 
 
 def _remove_leftovers(folder, keep=None):

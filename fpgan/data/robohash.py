@@ -68,14 +68,24 @@ def scale_part(path, resolution):
     return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.HAMMING)) for p in planes])
 
 
-def scaled_parts(resolution):
-    """Scales all 66 parts (2 to 3 s, then remembered): one float32 [parts, 4, R, R] per layer, bottom first.
+def check(resolution):
+    """Refuses what `render_cats` cannot do, without doing any work.
 
     Raises:
       FpganError: if the resolution is not in [8, 1024], or the package robohash is missing.
     """
     if not MIN_RESOLUTION <= resolution <= MAX_RESOLUTION:
         raise FpganError(f"cannot render cats at resolution {resolution}; expected 8 to 1024 pixels")
+    part_files()
+
+
+def scaled_parts(resolution):
+    """Scales all 66 parts (2 to 3 s, then remembered): one float32 [parts, 4, R, R] per layer, bottom first.
+
+    Raises:
+      FpganError: as `check`.
+    """
+    check(resolution)
     with _SCALING:
         return _scaled_parts(resolution)
 

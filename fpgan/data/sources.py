@@ -129,6 +129,7 @@ def open_source(data):
     if is_prepared(folder):
         return PreparedImages(settings.name, folder, settings)
     if settings.name == "robohash_cats":
+        robohash.check(settings.resolution)
         return RenderedCats(settings.resolution, _first(settings.take, settings.count, "the set"))
     raise FpganError(f"the images of {settings.path} are not prepared in {settings.data_dir!r} at this"
                      f" resolution and crop; prepare them with: {prepare_command(settings)}")
