@@ -8,9 +8,8 @@ EXAMPLE = """\
   fpgan data --config configs/folder.py data.path=photos
 
 Cats are the same images whether prepared or rendered while training. Your own images are cropped to their
-central square and resized; files that cannot be used are named and left out. Killed anywhere, the command
-leaves nothing that
-training would take for a whole set: run it again. Run again when all is done, it does nothing."""
+central square and resized; files that cannot be used are named and left out. Killed anywhere, the command leaves
+nothing that training would take for a whole set: run it again. Run again when all is done, it does nothing."""
 
 _SHOWN = 20  # files named on the terminal
 
@@ -23,7 +22,7 @@ def add_arguments(parser):
     parser.add_argument("--resolution", type=int, help="side length of the prepared images in pixels")
     parser.add_argument("--count", type=int, help="how many cats (default: all 360,000)")
     parser.add_argument("--path", help="the folder or zip file of your own images")
-    parser.add_argument("--crop", help="center (default), none (images are square), celeba128 (aligned CelebA)")
+    parser.add_argument("--crop", help="center (default), none (for square images), celeba128")
     parser.add_argument("--tfds-name", help="a public set, such as celeb_a or lsun/bedroom")
     parser.add_argument("--data-dir", help="where prepared sets are kept (default: data)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
@@ -53,7 +52,7 @@ def _settings(args):
         from fpgan.training import config
         data = config.load(args.config, args.overrides).data.to_dict()
     elif args.overrides:
-        raise FpganError(f"{args.overrides[0]!r} sets a field of a config, but there is none; give --config FILE too")
+        raise FpganError(f"{args.overrides[0]!r} sets a field of a config; give --config FILE too")
     flags = ("name", "resolution", "count", "path", "crop", "tfds_name", "data_dir")
     data |= {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
     for flag in ("name", "resolution"):
@@ -63,7 +62,7 @@ def _settings(args):
 
 
 def _bar():
-    """Returns a progress function that draws a bar on standard error; in a log file, one line in half a minute."""
+    """Returns a progress function that draws a bar on standard error; in a log file, a line every 30 s."""
     import tqdm
 
     bar = tqdm.tqdm(total=0, unit="images", leave=False, delay=0.5,
