@@ -24,6 +24,6 @@ class Decoder(nn.Module):
           Fingerprint logits [N, fingerprint_bits], positive for a 1, and the latent estimate [N, latent_size].
         """
         c = self.config
-        x = Trunk(c, "decoder", stddev=False, name="trunk")(images)
+        x = Trunk(c, "decoder", stddev=False, features=c.decoder_features, name="trunk")(images)
         x = Dense(features=c.latent_size + c.fingerprint_bits, name="output")(x)
         return x[:, c.latent_size:], x[:, :c.latent_size]

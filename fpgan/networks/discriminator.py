@@ -30,15 +30,17 @@ class Trunk(nn.Module):
     Attributes:
       network: "decoder" or "discriminator", whose widths to take.
       stddev: append the minibatch standard deviation at 4x4.
+      features: width of the dense layer; 0 for the width at 4x4.
     """
 
     config: NetworkConfig
     network: str
     stddev: bool
+    features: int = 0
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """[N, resolution, resolution, channels] -> [N, width at 4x4] float32."""
+        """[N, resolution, resolution, channels] -> [N, features] float32."""
         c = self.config
         sizes = c.resolutions[::-1]
         x = Conv(features=c.width(sizes[0], self.network), size=1, name="from_rgb")(images.astype(c.compute_dtype))
@@ -49,7 +51,7 @@ class Trunk(nn.Module):
         width = c.width(4, self.network)
         x = Conv(features=width, name="conv")(x)
         x = x.astype(jnp.float32).reshape(x.shape[0], -1)  # [N, 16 width], in the order H, W, C
-        return Dense(features=width, activate=True, name="dense")(x)
+        return Dense(features=self.features or width, activate=True, name="dense")(x)
 
 
 class Discriminator(nn.Module):

@@ -1,6 +1,15 @@
 """The training config: every field with its default, which is the paper's setting, and how to read one."""
 
+import ast
+import difflib
+import os
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
 import ml_collections
+
+from fpgan.errors import FpganError
 
 
 def default() -> ml_collections.ConfigDict:
@@ -12,7 +21,7 @@ def default() -> ml_collections.ConfigDict:
                   crop="center", resident=True, workers=0),
         network=dict(
             resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
-            channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0,
+            channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
             discriminator_channel_base=0, discriminator_channel_max=0,
             mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", modulated_min=0, modulated_max=0,
             noise="random", minibatch_stddev_group=4, minibatch_stddev_order="contiguous", label_size=0,
@@ -22,11 +31,91 @@ def default() -> ml_collections.ConfigDict:
             quantize=False,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
-        curriculum=dict(bits_first=False, start_accuracy=0.9, hold_accuracy=0.0, ramp_images=50_000, ramp_minimum=0.01,
-                        accuracy_images=2_000),
+        curriculum=dict(bits_first=False, latent_scale=0.1, learning_rate_factor=2.5, start_accuracy=0.9,
+                        hold_accuracy=0.85, latent_images=50_000, ramp_images=100_000, accuracy_images=2_000),
         optimizer=dict(generator_learning_rate=0.002, decoder_learning_rate=0.002, discriminator_learning_rate=0.002,
                        beta1=0.0, beta2=0.99, epsilon=1e-8, decay_images=0),
         batch_size=16,
         total_images=25_000_000,
         ema_half_life_images=10_000.0,
+        every=dict(log=50, checkpoint=500, grid=1000),  # in steps
+        keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
+        init_from="",
     ))
+
+
+def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """Reads a config file and applies overrides.
+
+    Args:
+      path: a Python file with a function get_config() that returns a ConfigDict.
+      overrides: such as "optimizer.beta1=0.9" or "data.path=photos".
+
+    Raises:
+      FpganError: if the file is none, a key is unknown (the nearest known one is named), or a value has the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FpganError(f"no config file {path}; expected a file such as configs/smoke.py")
+    try:
+        config = runpy.run_path(str(path))["get_config"]()
+    except KeyError:
+        raise FpganError(f"{path} has no function get_config(); expected one that returns a ConfigDict") from None
+    for override in overrides:
+        apply_override(config, override)
+    return check(config)
+
+
+def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
+    """Sets one field, "dotted.key=value", to a value of the type that it has."""
+    key, equals, text = override.partition("=")
+    fields = flatten(config)
+    if not equals:
+        raise FpganError(f"override {override!r}; expected key=value, such as batch_size=32")
+    if key not in fields:
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0)[0]
+        raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
+    node = config
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = _parse(key, text, fields[key])
+
+
+def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config if every field is one that fpgan knows; a field of a config file may be misspelt as well."""
+    known = flatten(default())
+    for key in flatten(config):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+            raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
+    if config.data.resolution != config.network.resolution:
+        raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
+                         "expected the same")
+    return config
+
+
+def flatten(config, prefix: str = "") -> dict:
+    """The fields of a nested config as one dict with dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, (dict, ml_collections.ConfigDict))
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
+def _parse(key: str, text: str, old):
+    if isinstance(old, str):
+        return text
+    words = {"true": True, "false": False}
+    try:
+        value = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if isinstance(old, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e6
+    if type(value) is not type(old):
+        raise FpganError(f"config key {key!r} is {text!r}; expected a value of type {type(old).__name__}, such as {old!r}")
+    return value

@@ -24,7 +24,7 @@ class TrainState:
       optimizer: the moments of Adam, by network.
       path_length_mean: float32, running mean of the path lengths.
       accuracy: float32, running bit accuracy on training images, starting at 0.5.
-      ramp: float32 in [0, 1], how far the curriculum has let in the image terms.
+      progress: float32 in [0, 2], how far the curriculum has come; 2 is the whole objective.
     """
 
     step: jax.Array
@@ -33,7 +33,7 @@ class TrainState:
     optimizer: dict
     path_length_mean: jax.Array
     accuracy: jax.Array
-    ramp: jax.Array
+    progress: jax.Array
 
 
 def adam(config, network: str) -> optax.GradientTransformation:
@@ -99,5 +99,5 @@ def state_from_params(config, params: dict) -> TrainState:
         optimizer={name: adam(config, name).init(params[name]) for name in NETWORKS},
         path_length_mean=jnp.zeros(()),
         accuracy=jnp.full((), 0.5),
-        ramp=jnp.full((), 0.0 if config.curriculum.bits_first else 1.0),
+        progress=jnp.full((), 0.0 if config.curriculum.bits_first else 2.0),
     )

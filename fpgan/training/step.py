@@ -73,11 +73,12 @@ def phases(config, network: NetworkConfig, device_batch: int, resident: bool) ->
 def generator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates generator and decoder on the main objective, the moving averages and the curriculum."""
     del images
-    inputs = draw_inputs(setup, state.step, "generator", setup.device_batch)
+    inputs = draw_inputs(setup, state, "generator", setup.device_batch)
+    ramp = image_ramp(state)
 
     def objective(params):
-        terms = generator_terms(setup, params, state.params["discriminator"], inputs, state.ramp)
-        weights = term_weights(setup.config, state.ramp)
+        terms = generator_terms(setup, params, state.params["discriminator"], inputs, ramp)
+        weights = term_weights(setup.config, ramp)
         return sum(weights[name] * jnp.mean(terms[name]) for name in weights), terms
 
     trained = {name: state.params[name] for name in ("generator", "decoder")}
@@ -86,7 +87,7 @@ def generator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple
     state = apply_gradients(setup.config, state, lax.pmean(gradients, AXIS))
     state = update_averages(setup.config, state)
     state = advance_curriculum(setup.config, state, scalars["accuracy"])
-    return state, scalars | {"ramp": state.ramp, "running_accuracy": state.accuracy}
+    return state, scalars | {"progress": state.progress, "running_accuracy": state.accuracy}
 
 
 def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, ramp: jax.Array) -> dict:
@@ -138,7 +139,7 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
     del images
     o, network = setup.config.objective, setup.network
     batch = max(1, setup.device_batch // o.path_length_batch_shrink)
-    inputs = draw_inputs(setup, state.step, "path_length", batch)
+    inputs = draw_inputs(setup, state, "path_length", batch)
     generator = Generator(network)
 
     def penalty(params):
@@ -156,7 +157,7 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
         return jnp.mean(penalties), mean
 
     (value, mean), gradients = jax.value_and_grad(penalty, has_aux=True)(state.params["generator"])
-    weight = o.path_length * o.path_length_interval * (state.ramp if setup.config.curriculum.bits_first else 1.0)
+    weight = o.path_length * o.path_length_interval * image_ramp(state)
     gradients = jax.tree.map(lambda g: weight * g, lax.pmean(gradients, AXIS))
     state = apply_gradients(setup.config, state, {"generator": gradients})
     return state.replace(path_length_mean=mean), {"path_length": lax.pmean(value, AXIS), "path_length_mean": mean}
@@ -164,7 +165,7 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
 
 def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on fresh fakes and on real images; rests while the image terms are held back."""
-    inputs = draw_inputs(setup, state.step, "discriminator", setup.device_batch)
+    inputs = draw_inputs(setup, state, "discriminator", setup.device_batch)
     reals = draw_reals(setup, state.step, images)
 
     def update(state):
@@ -184,7 +185,7 @@ def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> t
     def rest(state):
         return state, {name: jnp.zeros(()) for name in ("discriminator", "real_score", "fake_score")}
 
-    return lax.cond(state.ramp > 0, update, rest, state)
+    return lax.cond(image_ramp(state) > 0, update, rest, state)
 
 
 def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
@@ -202,34 +203,34 @@ def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainS
         gradients = jax.tree.map(lambda g: o.r1_gamma / 2 * o.r1_interval * g, gradients)
         return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
 
-    return lax.cond(state.ramp > 0, update, lambda state: (state, {"r1": jnp.zeros(())}), state)
+    return lax.cond(image_ramp(state) > 0, update, lambda state: (state, {"r1": jnp.zeros(())}), state)
 
 
 PHASE_NUMBERS = {"generator": 0, "path_length": 1, "discriminator": 2, "r1": 3}
 
 
-def draw_inputs(setup: Setup, step: jax.Array, phase: str, batch: int) -> dict:
+def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict:
     """Draws this device's random inputs of a phase, a function of (seed, step, phase, global sample index).
 
     Args:
       setup: what the phases share.
-      step: int32 scalar.
+      state: gives the step, and the progress of the curriculum, which scales the latents.
       phase: a key of PHASE_NUMBERS.
       batch: samples on this device.
 
     Returns:
-      latents [batch, latent_size] ~ N(0, I); fingerprints, other_fingerprints [batch, n] in {0., 1.}; noise_keys [batch];
+      latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in {0., 1.}; noise_keys [batch];
       and, for the path length, pixels [batch, R, R, channels] ~ N(0, 1).
     """
-    network = setup.network
+    network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
-    key = jax.random.fold_in(jax.random.fold_in(key, 1 + step), PHASE_NUMBERS[phase])
+    key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), PHASE_NUMBERS[phase])
 
     def one(index):
         latent, bits, other, noise, pixels = jax.random.split(jax.random.fold_in(key, index), 5)
         n = (network.fingerprint_bits,)
         drawn = {
-            "latents": jax.random.normal(latent, (network.latent_size,)),
+            "latents": scale * jax.random.normal(latent, (network.latent_size,)),
             "fingerprints": jax.random.bernoulli(bits, shape=n).astype(jnp.float32),
             "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
             "noise_keys": noise,
@@ -266,17 +267,24 @@ def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
     params, optimizer = dict(state.params), dict(state.optimizer)
     for name, gradient in gradients.items():
         updates, optimizer[name] = adam(config, name).update(gradient, optimizer[name])
-        rate = learning_rate(config, name, state.step)
+        rate = learning_rate(config, name, state)
         params[name] = optax.apply_updates(params[name], jax.tree.map(lambda u, rate=rate: -rate * u, updates))
     return state.replace(params=params, optimizer=optimizer)
 
 
-def learning_rate(config, network: str, step: jax.Array) -> jax.Array:
-    """The network's learning rate at a step: constant, then falling linearly to 0 over the last `decay_images`."""
-    o = config.optimizer
-    left = config.total_images - step.astype(jnp.float32) * config.batch_size
-    decay = jnp.clip(left / o.decay_images, 0, 1) if o.decay_images else 1.0
-    return o[f"{network}_learning_rate"] * lazy_factor(config, network) * decay
+def learning_rate(config, network: str, state: TrainState) -> jax.Array:
+    """The network's learning rate: constant, then falling linearly to 0 over the last `decay_images`.
+
+    While the bits come first, generator and decoder learn faster by `curriculum.learning_rate_factor`.
+    """
+    o, c = config.optimizer, config.curriculum
+    rate = o[f"{network}_learning_rate"] * lazy_factor(config, network)
+    if o.decay_images:
+        left = config.total_images - state.step.astype(jnp.float32) * config.batch_size
+        rate = rate * jnp.clip(left / o.decay_images, 0, 1)
+    if c.bits_first and network != "discriminator":
+        rate = rate * (1 + (c.learning_rate_factor - 1) * (1 - image_ramp(state)))
+    return rate
 
 
 def update_averages(config, state: TrainState) -> TrainState:
@@ -287,18 +295,30 @@ def update_averages(config, state: TrainState) -> TrainState:
     return state.replace(ema=ema)
 
 
-def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainState:
-    """Counts the step, and lets the image terms in while the running bit accuracy is high enough.
+def image_ramp(state: TrainState) -> jax.Array:
+    """How far the image terms are let in, in [0, 1]: the second stage of the curriculum."""
+    return jnp.clip(state.progress - 1, 0, 1)
 
-    `ramp` waits at 0 until the accuracy reaches `start_accuracy`; from then on it rises to 1 within `ramp_images`, and
-    falls at the same speed while the accuracy is below `hold_accuracy`.
+
+def latent_scale(config, state: TrainState) -> jax.Array:
+    """Standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the curriculum."""
+    start = config.curriculum.latent_scale
+    return start + (1 - start) * jnp.clip(state.progress, 0, 1)
+
+
+def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainState:
+    """Counts the step, and moves the curriculum on if the running bit accuracy allows it.
+
+    With `bits_first`, `progress` waits at 0 until the accuracy reaches `start_accuracy`. Then, in two stages, it rises
+    from 0 to 1 within `latent_images` (the latents grow to their full scale) and from 1 to 2 within `ramp_images` (the
+    image terms grow to their full weight). It falls at the same speed while the accuracy is below `hold_accuracy`.
     """
     c, batch = config.curriculum, config.batch_size
     running = state.accuracy + (accuracy - state.accuracy) * min(1.0, batch / c.accuracy_images)
-    ramp = state.ramp
+    progress = state.progress
     if c.bits_first:
-        change = batch / c.ramp_images
-        rising = jnp.where(running >= c.hold_accuracy, ramp + change, jnp.maximum(ramp - change, c.ramp_minimum))
-        begun = (ramp > 0) | (running >= c.start_accuracy)
-        ramp = jnp.where(begun, jnp.clip(rising, 0, 1), 0.0)
-    return state.replace(step=state.step + 1, accuracy=running, ramp=ramp)
+        change = batch / jnp.where(progress < 1, c.latent_images, c.ramp_images)
+        moved = jnp.clip(progress + jnp.where(running >= c.hold_accuracy, change, -change), 1e-3, 2)
+        begun = (progress > 0) | (running >= c.start_accuracy)
+        progress = jnp.where(begun, moved, 0.0)
+    return state.replace(step=state.step + 1, accuracy=running, progress=progress)

@@ -1,0 +1,340 @@
+"""A trained model: architecture, parameters and two jitted programs, `generate` and `decode`; saved as plain files.
+
+A model directory holds `config.json` (format version, architecture, training data and licence, metrics) and
+`model.safetensors` (parameters of the generator's moving average and of the decoder). Nothing in it is executed.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.flax import load as parse_safetensors
+from safetensors.flax import save as safetensors_bytes
+
+from fpgan.errors import FpganError
+from fpgan.fingerprint import as_bits
+from fpgan.images import to_uint8
+from fpgan.networks.config import NetworkConfig
+from fpgan.networks.decoder import Decoder
+from fpgan.networks.generator import Generator
+
+FORMAT_VERSION = 1
+DEFAULT_MODEL = "robohash32"
+SHIPPED = Path(__file__).parent / "models"
+MAX_SEED = 2**32 - 1
+
+
+def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
+    """Loads a model that ships with fpgan, by name, or any model directory, by path.
+
+    Args:
+      name_or_path: a name such as "robohash32", or the path of a directory with config.json and model.safetensors.
+
+    Raises:
+      FpganError: if there is no such model, or its files are damaged, do not fit together, or are of a newer format.
+    """
+    path = Path(name_or_path)
+    if not path.is_dir() and os.sep not in str(name_or_path):
+        path = SHIPPED / str(name_or_path)
+    if not path.is_dir():
+        names = ", ".join(shipped_models()) or "none"
+        raise FpganError(f"no model {str(name_or_path)!r}; expected the path of a model directory, or a shipped model: {names}")
+    info = _read_info(path)
+    config = NetworkConfig.from_dict(info["network"])
+    content = _read_file(path / "model.safetensors")
+    params = _read_params(path / "model.safetensors", content, config)
+    return Model(config, params, info, _hash(config, content))
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that ship inside the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
+def generate_fn(config: NetworkConfig) -> Callable:
+    """The generator as a pure function of parameters, bits and seeds.
+
+    Args:
+      config: the architecture.
+
+    Returns:
+      f(params, bits float32 [B, n], seeds uint32 [B]) -> images float32 [B, R, R, channels]. The latent and the noise of an
+      image depend on its own seed alone.
+    """
+    def draw(seed):
+        latent, noise = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+        return jax.random.normal(latent, (config.latent_size,)), noise
+
+    def generate(params, bits, seeds):
+        latents, noise_keys = jax.vmap(draw)(seeds)
+        return Generator(config).apply({"params": params}, latents, bits, noise_keys)
+
+    return generate
+
+
+def decode_fn(config: NetworkConfig) -> Callable:
+    """The decoder as a pure function: f(params, images float32 [B, R, R, channels] in [-1, 1]) -> logits float32 [B, n]."""
+    return lambda params, images: Decoder(config).apply({"params": params}, images)[0]
+
+
+@functools.cache
+def _generate_program(config: NetworkConfig):
+    return jax.jit(generate_fn(config))
+
+
+@functools.cache
+def _decode_program(config: NetworkConfig):
+    def decode(params, images):
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) * (2 / 255) - 1
+        return decode_fn(config)(params, images)
+    return jax.jit(decode)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A fingerprinted generator and its decoder.
+
+    Attributes:
+      config: the architecture.
+      params: {"generator", "decoder"} -> nested dict of float32 arrays.
+      info: what config.json says: name, training data and licence, metrics.
+      hash: 16 hexadecimal digits that identify architecture and parameters.
+    """
+
+    config: NetworkConfig
+    params: dict
+    info: dict
+    hash: str
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.info.get("name", "unnamed")
+
+    @property
+    def n_bits(self) -> int:
+        """Number of bits of a fingerprint."""
+        return self.config.fingerprint_bits
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.config.resolution
+
+    def generate(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+        """Generates 8-bit images: one instance of the model per fingerprint, one latent per seed.
+
+        Args:
+          fingerprints: a Fingerprint, its hex digits or its bits [n], for all images; or one per image.
+          seeds: an integer in [0, 2^32) for all images, or one per image.
+          batch_size: images per call of the compiled program; the last batch is padded.
+
+        Returns:
+          uint8 [N, R, R, channels]. Equal (fingerprint, seed) give equal bytes at one batch size, and differ by at most one
+          grey level between batch sizes.
+
+        Raises:
+          FpganError: if lengths or ranges do not fit.
+        """
+        return to_uint8(self.generate_float(fingerprints, seeds, batch_size=batch_size))
+
+    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *,
+                       batch_size: int = 16) -> np.ndarray:
+        """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
+        bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
+        seeds = _check_seeds(seeds)
+        if len(bits) != len(seeds) and 1 not in (len(bits), len(seeds)):
+            raise FpganError(f"{len(bits)} fingerprints and {len(seeds)} seeds; expected as many of one as of the other, or one")
+        count = len(bits) * len(seeds) if 0 in (len(bits), len(seeds)) else max(len(bits), len(seeds))
+        bits = np.broadcast_to(bits, (count, self.n_bits))
+        seeds = np.broadcast_to(seeds, (count,))
+        program = functools.partial(_generate_program(self.config), self.params["generator"])
+        size = self.resolution
+        return _in_batches(program, (bits, seeds), batch_size, (size, size, self.config.channels))
+
+    def decode(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+        """Reads the fingerprint's bits from images, whoever made them.
+
+        Args:
+          images: uint8 [N, R, R, channels], or floats in [-1, 1].
+          batch_size: images per call of the compiled program; the last batch is padded.
+
+        Returns:
+          Logits float32 [N, n]: positive for a 1, negative for a 0, the larger the surer.
+
+        Raises:
+          FpganError: if the images have another shape or type.
+        """
+        images = np.asarray(images)
+        expected = (self.resolution, self.resolution, self.config.channels)
+        if images.shape[1:] != expected or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+            raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected (N, {expected[0]}, {expected[1]},"
+                             f" {expected[2]}) as uint8, or as floats in [-1, 1]")
+        images = images if images.dtype == np.uint8 else images.astype(np.float32)
+        program = functools.partial(_decode_program(self.config), self.params["decoder"])
+        return _in_batches(program, (images,), batch_size, (self.n_bits,))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model directory: to a temporary name first, then renamed, replacing an older model there."""
+        save_model(path, self.config, self.params, self.info)
+
+
+def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
+    """A model of parameters in memory, for instance of a training run."""
+    return Model(config, params, info, _hash(config, _params_bytes(params)))
+
+
+def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, info: dict) -> None:
+    """Writes a model directory at once or not at all.
+
+    Args:
+      path: the directory; an older model there is replaced, anything else is not.
+      config: the architecture.
+      params: {"generator", "decoder"} -> nested dict of arrays.
+      info: what else config.json shall say: name, training, metrics ...; plain JSON values.
+
+    Raises:
+      FpganError: if the path exists and is no model directory.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "config.json").is_file():
+        raise FpganError(f"{path} exists and is no model directory; give another path, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        (temporary / "model.safetensors").write_bytes(_params_bytes(params))
+        text = json.dumps({"format_version": FORMAT_VERSION} | info | {"network": config.to_dict()}, indent=2)
+        (temporary / "config.json").write_text(text + "\n")
+        temporary.chmod(0o755)
+        if path.exists():
+            for kept in set(p.name for p in path.iterdir()) - {"model.safetensors", "config.json"}:
+                os.replace(path / kept, temporary / kept)
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FpganError(f"cannot read {path}: {error.strerror}; a model directory holds config.json and model.safetensors"
+                         ) from None
+
+
+def _read_info(path: Path) -> dict:
+    try:
+        info = json.loads(_read_file(path / "config.json"))
+        version = info["format_version"]
+        if not isinstance(info["network"], dict):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise FpganError(f"{path / 'config.json'} is damaged or no model description; export the model again") from None
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise FpganError(f"{path} has format version {version}, this fpgan reads up to {FORMAT_VERSION}; upgrade fpgan")
+    return info
+
+
+def _read_params(path: Path, content: bytes, config: NetworkConfig) -> dict:
+    try:
+        arrays = parse_safetensors(content)
+    except SafetensorError as error:
+        raise FpganError(f"{path} is damaged or truncated ({error}); copy or export the model again") from None
+    expected = param_shapes(config)
+    found = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape {found.get(name, 'none')}, expected "
+                             f"{expected.get(name, 'no such array')}; export the model again")
+    return _unflatten({name: array.astype(jnp.float32) for name, array in arrays.items()})
+
+
+@functools.cache
+def param_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a model file, by its name, such as "generator/synthesis/b8/conv/weight"."""
+    images = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, config.channels), jnp.float32)
+    bits = jax.ShapeDtypeStruct((1, config.fingerprint_bits), jnp.float32)
+    latents = jax.ShapeDtypeStruct((1, config.latent_size), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1, config.label_size), jnp.float32) if config.label_size else None
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), 1))
+    shapes = {
+        "generator": jax.eval_shape(Generator(config).init, key, latents, bits, keys, labels)["params"],
+        "decoder": jax.eval_shape(Decoder(config).init, key, images)["params"],
+    }
+    return {name: array.shape for name, array in _flatten(shapes).items()}
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _unflatten(arrays: dict) -> dict:
+    tree: dict = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def _params_bytes(params: dict) -> bytes:
+    parts = {name: params[name] for name in ("generator", "decoder")}
+    return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(_flatten(parts).items())})
+
+
+def _hash(config: NetworkConfig, content: bytes) -> str:
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def _check_seeds(seeds) -> np.ndarray:
+    seeds = np.atleast_1d(np.asarray(seeds))
+    if seeds.ndim != 1 or (seeds.size and seeds.dtype.kind not in "iu"):
+        raise FpganError(f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected one integer, or a list of integers")
+    if seeds.size and (seeds.min() < 0 or seeds.max() > MAX_SEED):
+        raise FpganError(f"seeds from {seeds.min()} to {seeds.max()}; expected integers in [0, {MAX_SEED}]")
+    return seeds.astype(np.uint32)
+
+
+def _in_batches(program: Callable, arrays: tuple, batch_size: int, result_shape: tuple) -> np.ndarray:
+    """Runs a compiled program over batches of one fixed size; the next batch is dispatched before the last is fetched."""
+    if batch_size < 1:
+        raise FpganError(f"batch size {batch_size}; expected 1 or more")
+    count = len(arrays[0])
+    result = np.empty((count, *result_shape), np.float32)
+    pending = None
+    for start in range(0, count, batch_size):
+        parts = [array[start:start + batch_size] for array in arrays]
+        missing = batch_size - len(parts[0])
+        parts = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) if missing else p for p in parts]
+        output = program(*parts)
+        if pending is not None:
+            _fetch(result, *pending)
+        pending = (start, output)
+    if pending is not None:
+        _fetch(result, *pending)
+    return result
+
+
+def _fetch(result: np.ndarray, start: int, output: jax.Array) -> None:
+    part = result[start:start + len(output)]
+    part[...] = np.asarray(output)[:len(part)]

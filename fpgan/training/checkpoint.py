@@ -1,0 +1,98 @@
+"""Checkpoints of a training run: asynchronous, atomic, the newest few kept and every n-th for ever (orbax)."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from fpgan.errors import FpganError
+from fpgan.training.config import flatten
+from fpgan.training.state import TrainState
+
+# What may change between the start of a run and its continuation: nothing that the result depends on.
+_FREE = ("every.", "keep.", "data.data_dir", "data.path", "data.workers", "data.resident")
+
+
+class Checkpoints:
+    """The checkpoints below a working directory.
+
+    A checkpoint appears under its step's name once it is complete; a killed save leaves only a temporary directory, which
+    the next run removes. The place in the data needs no record: it is a function of the step.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, newest: int = 2, every: int = 0):
+        """Opens or creates WORKDIR/checkpoints; `newest` and `every` (in steps, 0: none) say what is kept."""
+        policies = ocp.checkpoint_managers.preservation_policy
+        kept = [policies.LatestN(newest)] + ([policies.EveryNSteps(every)] if every else [])
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept),
+                                               cleanup_tmp_directories=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Begins to save an unreplicated state in the background; waits for the save before it, if that still runs."""
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state_to_dict(state)))
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """Reads a checkpoint.
+
+        Args:
+          like: a state of the same structure; its shapes are checked.
+          step: which one; the newest if None.
+
+        Raises:
+          FpganError: if there is none, or it does not have the structure of `like`.
+        """
+        step = self.latest if step is None else step
+        if step is None:
+            raise FpganError(f"no checkpoint in {self._manager.directory}; train first: fpgan train --config ... --workdir ...")
+        template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state_to_dict(like))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FpganError(f"the checkpoint {self._manager.directory}/{step} cannot be read ({reason}); "
+                             "remove that folder to go on from the one before it") from error
+        return TrainState(**jax.tree.map(jnp.asarray, restored))
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def state_to_dict(state: TrainState) -> dict:
+    """The state as a dict of its fields, of NumPy arrays."""
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    fields["optimizer"] = {name: moments._asdict() for name, moments in state.optimizer.items()}
+    return jax.tree.map(np.asarray, fields)
+
+
+def settle_config(workdir: str | os.PathLike, config) -> None:
+    """Writes the config into a new working directory, or checks that a used one was begun with the same.
+
+    Raises:
+      FpganError: if the run there was begun with another config, which would make it another experiment.
+    """
+    path = Path(workdir) / "config.json"
+    fields = json.loads(json.dumps(flatten(config)))
+    if path.exists():
+        begun = json.loads(path.read_text())
+        for key in sorted(begun.keys() | fields.keys()):
+            if begun.get(key) != fields.get(key) and not key.startswith(_FREE):
+                raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "
+                                 "give the old value to continue, or another --workdir")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(fields, indent=2) + "\n")
+    os.replace(temporary, path)

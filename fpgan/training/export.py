@@ -1,0 +1,94 @@
+"""From a checkpoint to a model directory."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fpgan.errors import FpganError
+from fpgan.model import Model, from_params, load, save_model
+from fpgan.networks.config import NetworkConfig
+from fpgan.training import config as configs
+from fpgan.training.checkpoint import Checkpoints
+from fpgan.training.state import init_state
+
+
+def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32") -> Model:
+    """Writes the moving averages of a training run as a model directory.
+
+    Args:
+      workdir: of the run.
+      out: the model directory to write.
+      step: which checkpoint; the newest if None.
+      name: of the model; the directory's name if empty.
+      dtype: of the stored parameters, "float32" or "bfloat16"; computations stay as the config says.
+
+    Returns:
+      The model, as loaded from the directory.
+
+    Raises:
+      FpganError: if there is no run or no such checkpoint.
+    """
+    config = read_config(workdir)
+    network = NetworkConfig.from_dict(config.network.to_dict())
+    checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
+    state = checkpoints.restore(jax.eval_shape(lambda: init_state(config, network)), step)
+    checkpoints.close()
+    info = {"name": name or Path(out).name, "training": training_info(config, int(state.step))}
+    params = jax.tree.map(lambda x: x.astype(dtype), state.ema)
+    info["confidence_threshold"] = confidence_threshold(from_params(network, state.ema, info), config)
+    save_model(out, network, params, info)
+    return load(Path(out).absolute())
+
+
+def read_config(workdir: str | Path):
+    """The config that a run was begun with.
+
+    Raises:
+      FpganError: if the directory holds no run.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise FpganError(f"no training run in {workdir}: {path.name} is missing; expected the --workdir of fpgan train")
+    config = configs.default()
+    for key, value in json.loads(path.read_text()).items():
+        node = config
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return config
+
+
+def training_info(config, step: int) -> dict:
+    """What config.json tells about the training."""
+    from fpgan.data import open_source
+
+    source = open_source(config.data)
+    return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": source.name,
+            "data_size": len(source), "licence": source.licence}
+
+
+def confidence_threshold(model: Model, config, count: int = 512) -> float:
+    """A mean absolute logit that tells the model's own images from its training images.
+
+    It is empirical, and says only how sure the decoder is; the p-value of an attribution does not depend on it.
+
+    Args:
+      model: the model.
+      config: the training config, for data and seed.
+      count: images of each kind.
+
+    Returns:
+      The midpoint between the 99th percentile over training images and the first percentile over generated images.
+    """
+    from fpgan.data import open_source
+
+    rng = np.random.default_rng(config.seed)
+    bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
+    own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
+    source = open_source(config.data)
+    others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])
+    sureness = [np.abs(model.decode(images)).mean(axis=1) for images in (own, others)]
+    return float((np.percentile(sureness[0], 1) + np.percentile(sureness[1], 99)) / 2)

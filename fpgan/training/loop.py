@@ -1,0 +1,161 @@
+"""The training loop, and only the loop: data in, steps, logs, sample grids, checkpoints."""
+
+import dataclasses
+import functools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fpgan import parallel
+from fpgan.data import open_source
+from fpgan.errors import FpganError
+from fpgan.networks.config import NetworkConfig
+from fpgan.training.checkpoint import Checkpoints, settle_config
+from fpgan.training.logs import Log
+from fpgan.training.samples import write_grids
+from fpgan.training.state import TrainState, init_state
+from fpgan.training.step import phases
+
+
+class TrainingDiverged(FpganError):
+    """A loss or a parameter is no longer finite."""
+
+
+def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None) -> TrainState:
+    """Trains, or continues to train, in a working directory.
+
+    Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
+    interrupted. On SIGTERM it saves and returns early.
+
+    Args:
+      config: the training config.
+      workdir: holds config.json, checkpoints/, metrics.jsonl and the sample grids.
+      report: is given each line of progress.
+
+    Returns:
+      The last state, unreplicated.
+
+    Raises:
+      FpganError: for bad settings or data; TrainingDiverged on NaN, with the step and the term named.
+    """
+    parallel.initialize()
+    network = NetworkConfig.from_dict(config.network.to_dict())
+    devices = check_batch(config)
+    settle_config(workdir, config)
+    source = open_source(config.data)
+    report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; licence: {source.licence}")
+    checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
+    state = first_state(config, network, checkpoints, report)
+    start, last = int(state.step), config.total_images // config.batch_size
+    images = reals(config, source, start)
+    write_grids(Path(workdir), network, state, source, config.seed)
+    steps = compile_phases(phases(config, network, config.batch_size // devices, config.data.resident))
+    log = Log(workdir, start, last, config.batch_size, report)
+    stop = StopFlag()
+    replicated = parallel.replicate(state)
+    try:
+        for step in range(start, last):
+            scalars = {}
+            batch = next(images)
+            for phase in steps:
+                if step % phase.interval == 0:
+                    replicated, logged = phase.run(replicated, batch)
+                    scalars |= logged
+            log.add(step + 1, scalars)
+            done = step + 1 == last or stop.raised
+            if done or (step + 1) % config.every.checkpoint == 0 or (step + 1) % config.every.log == 0:
+                flush(log)
+            if done or (step + 1) % config.every.checkpoint == 0:
+                state = save(checkpoints, replicated)
+            if step + 1 == last or (step + 1) % config.every.grid == 0:
+                write_grids(Path(workdir), network, parallel.unreplicate(replicated), source, config.seed)
+            if done:
+                break
+    finally:
+        checkpoints.close()
+        stop.restore()
+    report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; saved in {workdir}")
+    return state
+
+
+def check_batch(config) -> int:
+    """The number of devices that share a batch, if it divides evenly, with whole minibatch groups on each.
+
+    Raises:
+      FpganError: if not.
+    """
+    devices, batch = jax.device_count(), config.batch_size
+    group = min(config.network.minibatch_stddev_group, batch)
+    if batch % (devices * group):
+        raise FpganError(f"batch_size {batch} does not split over {devices} devices in groups of {group} (minibatch standard "
+                         f"deviation); expected a multiple of {devices * group}")
+    return devices
+
+
+def first_state(config, network: NetworkConfig, checkpoints: Checkpoints, report) -> TrainState:
+    """The newest checkpoint of this run, if there is one; else a fresh start."""
+    state = init_state(config, network)
+    if checkpoints.latest is None:
+        counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()}
+        report("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+        return state
+    state = checkpoints.restore(state)
+    report(f"continuing at step {int(state.step):,}")
+    return state
+
+
+def reals(config, source, start: int):
+    """Iterates over what the phases take as images: the whole set, on the devices, or batch after batch."""
+    if config.data.resident:
+        images = parallel.replicate(source.load_all())
+        while True:
+            yield images
+    from fpgan.data.pipeline import stream
+
+    batches = stream(source, config.batch_size, config.seed, start, jax.process_index(), jax.process_count(),
+                     config.data.workers)
+    for batch in batches:
+        yield parallel.shard(batch)
+
+
+def compile_phases(listed) -> list:
+    """The phases, each mapped over the devices as one program."""
+    return [dataclasses.replace(phase, run=parallel.pmap(phase.run)) for phase in listed]
+
+
+def flush(log: Log) -> None:
+    """Writes the log so far; raises TrainingDiverged if a scalar in it is not finite."""
+    bad = log.flush()
+    if bad:
+        step, term = bad
+        raise TrainingDiverged(f"{term} is not finite at step {step}; the last checkpoint is intact. Lower the learning rates, "
+                               "or raise objective.r1_gamma, in a new --workdir")
+
+
+def save(checkpoints: Checkpoints, replicated: TrainState) -> TrainState:
+    """Saves the state if all parameters are finite, and returns it unreplicated."""
+    state = parallel.unreplicate(replicated)
+    for name, tree in state.params.items():
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree)):
+            raise TrainingDiverged(f"the parameters of the {name} are not finite at step {int(state.step)}; "
+                                   "the last checkpoint is intact")
+    checkpoints.save(state)
+    return state
+
+
+class StopFlag:
+    """Notes SIGTERM, the notice of pre-emption, so that the loop can save and end."""
+
+    def __init__(self):
+        self.raised = False
+        self._previous = signal.signal(signal.SIGTERM, functools.partial(self._note))
+
+    def _note(self, *_):
+        self.raised = True
+
+    def restore(self) -> None:
+        """Puts the former handler back."""
+        signal.signal(signal.SIGTERM, self._previous)

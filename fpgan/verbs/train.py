@@ -1,0 +1,28 @@
+"""fpgan train: trains a model as a config says."""
+
+EXAMPLE = """\
+  fpgan train --config configs/smoke.py --workdir runs/smoke
+  fpgan train --config configs/robohash64.py --workdir runs/cats batch_size=64 optimizer.beta1=0.0
+
+Killed anywhere and started again with the same command, a run continues where its last checkpoint stands and
+ends with
+the same parameters. SIGTERM saves first."""
+
+
+def add_arguments(parser):
+    """Declares the arguments."""
+    parser.add_argument("--config", required=True, help="a config file, such as configs/robohash64.py")
+    parser.add_argument("--workdir", required=True, help="directory of the run: checkpoints, metrics.jsonl, grids")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
+
+
+def run(args) -> int:
+    """Trains."""
+    from fpgan.errors import missing_extra
+
+    try:
+        from fpgan.training import config, loop
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name, "train") from None
+    loop.train(config.load(args.config, args.overrides), args.workdir, report=lambda line: print(line, flush=True))
+    return 0
