@@ -1,19 +1,26 @@
-"""Files that are whole or not there: atomic writing, and a lock against two processes doing the same work."""
+"""Files that are whole or not there: atomic writing, a lock between processes, safe names, array_record."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, missing_extra
 
 try:
     import fcntl
 except ImportError:  # Windows: no advisory locks, so two processes in one folder are the user's care
     fcntl = None
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|settings|manifest)(\.|$)", re.IGNORECASE)
+_MAX_NAME = 120
 
 
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
@@ -87,6 +94,55 @@ def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
         yield
 
 
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """Makes names that every file system takes, one per label.
+
+    What is not a letter of ASCII, a digit or one of `_.-~` is percent-encoded; labels that are long, or
+    differ only in case, get a piece of their hash; names that a system or a sample set reserves get their
+    first letter encoded.
+
+    Args:
+      labels: distinct, not empty.
+
+    Raises:
+      FpganError: two labels are equal.
+    """
+    names = [_safe(label) for label in labels]
+    often = {name for name, n in Counter(name.lower() for name in names).items() if n > 1}
+    if often:
+        names = [f"{name}-{_short_hash(label)}" if name.lower() in often else name
+                 for name, label in zip(names, labels, strict=True)]
+    if len({name.lower() for name in names}) < len(names):
+        twice = Counter(labels).most_common(1)[0][0]
+        raise FpganError(f"{twice!r} is given twice; expected distinct users and fingerprints")
+    return names
+
+
+@contextlib.contextmanager
+def record_reader(path: str | os.PathLike) -> Iterator:
+    """Opens an array_record file for reading.
+
+    Yields:
+      An ArrayRecordReader: num_records(), read([i]) -> [bytes], read_all(); these raise RuntimeError on
+        damage.
+
+    Raises:
+      FpganError: array_record is not installed, or the file is none or damaged.
+    """
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError as error:
+        raise missing_extra("array_record", "train") from error
+    reader = ArrayRecordReader(os.fspath(path))
+    try:
+        if not reader.ok():
+            raise FpganError(f"{path}: no array_record file, or a damaged one")
+        yield reader
+    finally:
+        with contextlib.suppress(RuntimeError):  # closing a damaged file raises
+            reader.close()
+
+
 def reason(error: BaseException) -> str:
     """Says in one line why an exception was raised."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -99,3 +155,16 @@ def _created(path: Path):
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "xb")
+
+
+def _safe(label: str) -> str:
+    name = urllib.parse.quote(label, safe="")
+    if name[0] == "." or _RESERVED.match(name):
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if name[-1] == ".":
+        name = name[:-1] + "%2E"
+    return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME - 17]}-{_short_hash(label)}"
+
+
+def _short_hash(label: str) -> str:
+    return hashlib.sha256(label.encode()).hexdigest()[:16]

@@ -79,12 +79,13 @@ def list_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     return [Path(path) for path in iter_images(paths)]
 
 
-def iter_images(paths: Iterable[str | os.PathLike]) -> Iterator[str]:
+def iter_images(paths: Iterable[str | os.PathLike], extensions: frozenset[str] = EXTENSIONS) -> Iterator[str]:
     """Finds image files lazily, one folder at a time.
 
     Args:
-      paths: files (taken whatever their names), folders (searched recursively for the names in EXTENSIONS,
-        hidden files left out) and glob patterns (`**` reaches into folders).
+      paths: files (taken whatever their names), folders (searched recursively, hidden files left out) and
+        glob patterns (`**` reaches into folders).
+      extensions: endings, in lower case, of the files to take from folders and patterns.
 
     Yields:
       Paths in the order of the arguments, sorted within each.
@@ -92,14 +93,18 @@ def iter_images(paths: Iterable[str | os.PathLike]) -> Iterator[str]:
     Raises:
       FpganError: a path does not exist, or an argument holds no image.
     """
-    for path in map(os.fspath, paths):
+    paths = [os.fspath(path) for path in paths]
+    for path in paths:  # all of them before the first, which may be large
+        if not os.path.lexists(path) and not glob.has_magic(path):
+            raise FpganError(f"{path}: no such file or folder")
+    for path in paths:
         found = False
-        for image in _images_at(path):
+        for image in _images_at(path, extensions):
             found = True
             yield image
         if not found:
             raise FpganError(f"{path}: no images found; expected a file, a folder or a pattern of files "
-                             f"ending in {' '.join(sorted(EXTENSIONS))}")
+                             f"ending in {' '.join(sorted(extensions))}")
 
 
 def grid(images: np.ndarray, scale: int = 1, pad: int = 2) -> np.ndarray:
@@ -136,19 +141,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _images_at(path: str) -> Iterator[str]:
+def _images_at(path: str, extensions: frozenset[str]) -> Iterator[str]:
     if os.path.isdir(path):
-        yield from _walk(path)
+        yield from _walk(path, extensions)
     elif os.path.lexists(path):
         yield path
-    elif glob.has_magic(path):
-        found = set(glob.iglob(path, recursive=True))
-        yield from sorted(match for match in found if _is_image_name(match) and os.path.isfile(match))
     else:
-        raise FpganError(f"{path}: no such file or folder")
+        found = set(glob.iglob(path, recursive=True))
+        yield from sorted(match for match in found if _ends_in(match, extensions) and os.path.isfile(match))
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, extensions: frozenset[str]) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             names = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
@@ -157,10 +160,10 @@ def _walk(folder: str) -> Iterator[str]:
     for name, is_folder in names:
         path = os.path.join(folder, name)
         if is_folder:
-            yield from _walk(path)
-        elif _is_image_name(name):
+            yield from _walk(path, extensions)
+        elif _ends_in(name, extensions):
             yield path
 
 
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+def _ends_in(name: str, extensions: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in extensions

@@ -23,7 +23,7 @@ from fpgan.fingerprint import Fingerprint, as_bits
 
 HEADER = ["user", "fingerprint"]
 MIN_KEY_BYTES = 16
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USERS_AT_ONCE = 1 << 14
 _IMAGES_AT_ONCE = 1 << 10
 
@@ -63,7 +63,8 @@ class Registry:
         return Fingerprint(self.packed[self.index[user]].tobytes(), self.n_bits)
 
     def select(self, users: Sequence[str]) -> Registry:
-        """Returns the registry of these users alone, in this order; FpganError for one who is not in it."""
+        """Returns the registry of these users alone, in this order; refuses unknown or repeated ones."""
+        _refuse_repeated(users)
         missing = [user for user in users if user not in self.index]
         if missing:
             self.fingerprint(missing[0])
@@ -114,11 +115,6 @@ def issue(users: Iterable[str], n_bits: int = 128, key: bytes | None = None) -> 
     prints = (Fingerprint.random(n_bits) if key is None else Fingerprint.derive(key, user, n_bits)
               for user in users)
     return _from_packed(users, (each.packed for each in prints), n_bits)
-
-
-def derive(users: Iterable[str], n_bits: int, key: bytes) -> Registry:
-    """Returns the registry that a provider's key implies for these users: `issue` with the key."""
-    return issue(users, n_bits, key)
 
 
 def from_fingerprints(users: Iterable[str], fingerprints, n_bits: int = 128) -> Registry:
@@ -211,22 +207,50 @@ def issue_missing(path: str | os.PathLike, users: Iterable[str], n_bits: int = 1
 
 def open_registry(n_bits: int, path: str | os.PathLike | None = None,
                   key_file: str | os.PathLike | None = None, users: Iterable[str] = ()) -> Registry:
-    """Opens a registry file, or derives the registry of some users from a key file: exactly one of the two.
+    """Opens a registry file, or derives a registry from a key file: exactly one of the two.
 
     Args:
       n_bits: length of the fingerprints, that of the model.
       path: a registry file.
       key_file: a provider's key, see `read_key`.
-      users: user ids, for the key.
+      users: the users to take; none means all of a registry file, and with a key they have to be named.
     """
     if (path is None) == (key_file is None):
         raise FpganError("expected either a registry (--registry) or a provider's key (--key-file)")
-    if path is not None:
-        return read(path, n_bits)
     users = tuple(users)
+    if path is not None:
+        whole = read(path, n_bits)
+        return whole.select(users) if users else whole
     if not users:
         raise FpganError("with a provider's key the users have to be named; give --users FILE or --user ID")
     return issue(users, n_bits, read_key(key_file))
+
+
+def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[str] = (),
+              path: str | os.PathLike | None = None, key_file: str | os.PathLike | None = None,
+              issue_new: bool = False) -> tuple[tuple[str | None, ...], np.ndarray]:
+    """Finds the model instances that somebody asks for by name, by key or by fingerprint.
+
+    Args:
+      n_bits: length of the fingerprints, that of the model.
+      fingerprint: hexadecimal digits of a single one, instead of all else.
+      users: user ids; none means all of the registry.
+      path: a registry file.
+      key_file: a provider's key, instead of a registry file.
+      issue_new: issue random fingerprints to users who are not in the registry file, and add them to it.
+
+    Returns:
+      U user ids (None for a bare fingerprint) and their fingerprints, uint8 [U, n_bits].
+    """
+    if fingerprint is not None:
+        if users or path is not None or key_file is not None:
+            raise FpganError("expected either a fingerprint or users, not both")
+        return (None,), as_bits(fingerprint, n_bits)
+    if issue_new and (path is None or not users):
+        raise FpganError("to issue fingerprints, name the users (--user, --users) and their --registry")
+    registry = (issue_missing(path, users, n_bits).select(users) if issue_new else
+                open_registry(n_bits, path, key_file, users))
+    return registry.users, registry.bits
 
 
 def read_key(path: str | os.PathLike) -> bytes:

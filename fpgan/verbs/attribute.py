@@ -1,0 +1,76 @@
+"""`fpgan attribute`: who made these images, with a false-positive rate."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+from fpgan.verbs.decode import add_reading_arguments
+from fpgan.verbs.terminal import finish, print_verdicts, verdict_table, warner
+
+EXAMPLE = """\
+example: whose images are these?
+
+  fpgan attribute found/ --registry registry.csv --out verdicts.csv
+
+prints a table, and writes the same with the bits read and the decoder's confidence to
+verdicts.csv:
+
+  file                    matches   log10 p  verdict
+  found/a.png          128 of 128     -37.1  user alice
+  found/b.png           76 of 128       0.0  not ours
+
+log10 p bounds the probability that an image which no registered user's instance made would
+match any of them so well: the exact binomial tail times the number of users. An image is
+attributed when that is at most --fpr. Verdicts below that are told apart by the decoder's
+confidence, where the model has a calibrated threshold; those have no p-value.
+
+Instead of a registry, a provider's key and the ids to try: --key-file key.hex --users users.txt
+
+exit code: 0, whatever the verdicts; 1 if no image could be read, or with --strict if any could
+not; 2 for a wrong command.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `fpgan attribute`."""
+    parser.add_argument("images", metavar="IMAGES", nargs="+",
+                        help="files, folders, patterns or array_record files")
+    parser.add_argument("--registry", metavar="CSV", help="the registry: a CSV file with user,fingerprint")
+    parser.add_argument("--key-file", metavar="FILE",
+                        help="a provider's secret key (hexadecimal digits or raw bytes) instead")
+    parser.add_argument("--user", metavar="ID", action="append", default=[],
+                        help="compare with this user only; may be repeated")
+    parser.add_argument("--users", metavar="FILE", help="compare with these users only: ids, one per line")
+    parser.add_argument("--fpr", metavar="RATE", type=float, default=1e-6,
+                        help="tolerated rate of false attributions per image, over all users (default 1e-6)")
+    parser.add_argument("--out", metavar="FILE", help="also write CSV or JSON lines, by ending or --format")
+    parser.add_argument("--format", choices=("csv", "jsonl"),
+                        help="format of --out; without --out, print this instead of the table")
+    add_reading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `fpgan attribute`; returns the exit code that its help states."""
+    import fpgan
+    from fpgan.attribution.registry import open_registry, read_users
+    from fpgan.attribution.verdict import explain
+    from fpgan.decoding import attribute_rows, decode_files, row_file, write_rows
+
+    model = fpgan.load(args.model)
+    named = args.user + (read_users(args.users) if args.users else [])
+    registry = open_registry(model.n_bits, args.registry, args.key_file, named)
+    sure = model.info.get("confidence_threshold")
+    meaning = explain(registry, args.fpr, sure)
+    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
+    rows = attribute_rows(rows, registry, args.fpr, sure)
+    sinks = [warner("attribute")]
+    with contextlib.ExitStack() as stack:
+        if args.out or args.format:
+            sinks.append(stack.enter_context(row_file(args.out, args.format, with_verdict=True)))
+        if args.out or not args.format:
+            sinks.append(verdict_table(sys.stdout))
+        tally = write_rows(rows, *sinks)
+    print_verdicts(tally, meaning, sys.stdout if args.out or not args.format else sys.stderr)
+    return finish("attribute", tally, args.strict)

@@ -1,0 +1,110 @@
+"""What verbs write for people: progress and warnings on standard error, safe names, the table of verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+_SHOWN = 5
+
+
+def printable(text: str) -> str:
+    """Escapes control characters, so that a file name cannot steer the terminal."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+                   for letter in text)
+
+
+def progress_line(verb: str) -> Callable[[int, int | None], None]:
+    """Returns progress(done, total or None), which rewrites a line on the terminal a few times a second."""
+    start = last = time.monotonic()
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (now - last < 0.2 and done != total):
+            return
+        last = now
+        rate = done / max(now - start, 1e-3)
+        left = f" of {total}, {(total - done) / max(rate, 1e-9):.0f} s left" if total else ""
+        end = "\n" if done == total else ""
+        print(f"\r\033[K{verb}: {done} images{left}, {rate:.1f}/s", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def row_counter(verb: str, every: float = 5) -> Callable:
+    """Returns a sink of rows that says every few seconds how many there have been."""
+    start = last = time.monotonic()
+    count = 0
+
+    def tell(row) -> None:
+        nonlocal count, last
+        count += 1
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            print(f"fpgan {verb}: {count} images, {count / (now - start):.1f}/s", file=sys.stderr)
+
+    return tell
+
+
+def warner(verb: str) -> Callable:
+    """Returns a sink of rows that warns of unreadable and resized images, one by one at first."""
+    shown = {"error": 0, "resized": 0}
+
+    def warn(row) -> None:
+        kind = "error" if row.error else "resized" if row.resized else None
+        if kind is None:
+            return
+        shown[kind] += 1
+        if shown[kind] <= _SHOWN:
+            what = row.error if row.file in (row.error or "") else f"{row.file}: {row.error}"
+            what = what if row.error else f"{row.file}: resized, having another size (bits may suffer)"
+            more = " (further ones are only counted)" if shown[kind] == _SHOWN else ""
+            print(f"fpgan {verb}: warning: {printable(what)}{more}", file=sys.stderr)
+
+    return warn
+
+
+def finish(verb: str, tally, strict: bool) -> int:
+    """Sums up on standard error what was not as usual, and returns the exit code.
+
+    Returns:
+      0; 1 when no image could be read, or with `strict` when any could not.
+    """
+    if tally.failed or tally.resized:
+        print(f"fpgan {verb}: {tally.read} images read, {tally.resized} of them resized; {tally.failed} "
+              "could not be read", file=sys.stderr)
+    return int(bool(tally.failed and (strict or not tally.read)))
+
+
+def verdict_table(stream, name_width: int = 40) -> Callable:
+    """Returns a sink of rows that prints them in columns; long file names lose their head."""
+    print(f"{'file':<{name_width}}  {'matches':>9}  {'log10 p':>8}  verdict", file=stream)
+
+    def show(row) -> None:
+        name = printable(row.file)
+        name = name if len(name) <= name_width else "..." + name[3 - name_width:]
+        if row.verdict is None:
+            print(f"{name:<{name_width}}  {'':>9}  {'':>8}  not read", file=stream)
+            return
+        matches = f"{row.verdict.matches} of {len(row.logits)}"
+        verdict = printable(str(row.verdict))
+        print(f"{name:<{name_width}}  {matches:>9}  {row.verdict.log10_p:>8.1f}  {verdict}", file=stream)
+
+    return show
+
+
+def print_verdicts(tally, meaning: str, stream) -> None:
+    """Prints how often each verdict was given, and what the verdicts mean."""
+    counts = "; ".join(f"{kind}: {count}" for kind, count in sorted(tally.verdicts.items()))
+    print(f"\n{counts or 'no verdicts'}\n\n{meaning}", file=stream)
+
+
+def positive(text: str) -> int:
+    """Parses a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
