@@ -22,8 +22,9 @@ def noisy_logits(rng, bits, error_rate):
     return np.where(wrong, -1.0, 1.0) * (2.0 * bits - 1)
 
 
-def make_registry(bits):
-    return registry.from_fingerprints([f"user {i}" for i in range(len(bits))], bits, bits.shape[1])
+def count_attributions(logits, owners, users, needed):
+    registered = registry.from_fingerprints([f"user {i}" for i in range(len(users))], users, users.shape[1])
+    return measures.count_attributions(*registered.best_matches(logits > 0), owners, needed)
 
 
 @pytest.mark.parametrize("successes, count", [(0, 10_000), (37, 50), (50, 50), (1, 1), (9_993, 10_000)])
@@ -69,16 +70,16 @@ def test_attributions_are_counted_against_owner_others_and_nobody():
     logits[1] = 2.0 * users[7] - 1  # carries another user's fingerprint
     logits[2, :60] *= -1  # destroyed
     logits[3, :128 - needed] *= -1  # just enough
-    got = measures.count_attributions(logits, np.arange(4), make_registry(users), needed)
+    got = count_attributions(logits, np.arange(4), users, needed)
     assert got[:3] == (2, 1, 1) and got.most_wrong_matches == 128
     logits[3, 128 - needed] *= -1  # one too many
-    assert measures.count_attributions(logits, np.arange(4), make_registry(users), needed)[:3] == (1, 1, 2)
+    assert count_attributions(logits, np.arange(4), users, needed)[:3] == (1, 1, 2)
 
 
 def test_images_of_nobody_are_attributed_to_nobody():
     rng = np.random.default_rng(3)
-    logits, users = rng.normal(size=(300, 128)), make_registry(random_bits(rng, 1000))
-    got = measures.count_attributions(logits, np.full(300, -1), users, threshold(128, 1e-6, 1000))
+    logits, users = rng.normal(size=(300, 128)), random_bits(rng, 1000)
+    got = count_attributions(logits, np.full(300, -1), users, threshold(128, 1e-6, 1000))
     assert got[:3] == (0, 0, 300)
     assert 75 < got.most_wrong_matches < 100
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fpgan.attribution.registry import Registry
 from fpgan.errors import FpganError
 from fpgan.fingerprint import MAX_BITS
 
@@ -47,7 +46,7 @@ def mean(values: np.ndarray) -> Estimate:
         raise FpganError(f"a mean needs an array [N] of at least one value, not {list(values.shape)}")
     half = _Z * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.inf
     value = float(values.mean())
-    return Estimate(value, value - half, value + half)
+    return Estimate(value, value - float(half), value + float(half))
 
 
 def bit_accuracy(logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -93,17 +92,16 @@ class Attributions(NamedTuple):
     most_wrong_matches: int
 
 
-def count_attributions(logits: np.ndarray, owners: np.ndarray, registry: Registry,
+def count_attributions(places: np.ndarray, counts: np.ndarray, owners: np.ndarray,
                        needed: int) -> Attributions:
     """Attributes each image to the user whose fingerprint shares most bits with it, if enough do.
 
     Args:
-      logits: real [M, n], the decoder's; positive means 1.
-      owners: int [M], the place of the right user in the registry; -1 for images that nobody's instance made.
-      registry: all registered users.
+      places: int [M], the best match of each image in the registry (`Registry.best_matches`).
+      counts: int [M], the bits shared with it.
+      owners: int [M], the place of the right user; -1 for images that nobody's instance made.
       needed: the least number of matching bits, `fpgan.fingerprint.threshold` for the registry's size.
     """
-    places, counts = registry.best_matches(np.asarray(logits) > 0)
     found, right = counts >= needed, places == owners
     wrong_counts = counts[~right]
     return Attributions(correct=int((found & right).sum()), wrong=int((found & ~right).sum()),
