@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import re
 import zipfile
 import zlib
 from concurrent import futures
@@ -111,8 +110,7 @@ def _read_item(read, resolution, crop, name):
     except OSError as error:
         return Item(name, None, problem=error.strerror or str(error))
     except FpganError as error:
-        problem = str(error).split(" bytes>: ")[-1]  # read_image saw only bytes
-        return Item(name, None, problem=re.sub(r"cannot identify image file <.*>", "unknown format", problem))
+        return Item(name, None, problem=str(error).split(" bytes>: ")[-1])  # read_image saw only bytes
     return Item(name, image, side)
 
 

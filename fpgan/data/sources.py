@@ -64,6 +64,7 @@ class RenderedCats(ImageSource):
         super().__init__("robohash_cats", robohash.LICENCE, resolution, count)
 
     def read(self, indices):
+        """Renders these cats: integer array [N] to uint8 [N, R, R, 3]."""
         return robohash.render_cats(indices, self.resolution)
 
 
@@ -92,6 +93,7 @@ class PreparedImages(ImageSource):
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
 
     def read(self, indices):
+        """Reads and decodes these records: integer array [N] to uint8 [N, R, R, 3]."""
         images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
         records = self._records.__getitems__([int(index) for index in indices])
         for image, index, record in zip(images, indices, records, strict=True):

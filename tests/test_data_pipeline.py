@@ -1,0 +1,56 @@
+"""The input pipeline: order, resume, shares and worker processes."""
+
+import numpy as np
+import pytest
+
+from fpgan.data.order import shuffled_index
+from fpgan.data.pipeline import stream
+from fpgan.data.sources import ImageSource
+from fpgan.errors import FpganError
+
+SIZE = 50
+
+
+class Numbers(ImageSource):
+    """Image i is filled with the grey level i."""
+
+    def __init__(self):
+        super().__init__("numbers", "none", 4, SIZE)
+
+    def read(self, indices):
+        return np.broadcast_to(np.asarray(indices, np.uint8)[:, None, None, None], (len(indices), 4, 4, 3)).copy()
+
+
+def levels(iterator, steps):
+    """Takes some batches: grey levels [steps, batch]."""
+    return np.stack([next(iterator)[:, 0, 0, 0] for _ in range(steps)])
+
+
+def test_batches_follow_the_keyed_order():
+    batches = stream(Numbers(), 8, seed=5)
+    first = next(batches)
+    assert first.shape == (8, 4, 4, 3) and first.dtype == np.uint8
+    seen = np.concatenate([first[:, 0, 0, 0], levels(batches, 24).ravel()])
+    np.testing.assert_array_equal(seen, shuffled_index(5, np.arange(200), SIZE))
+    for epoch in seen.reshape(4, SIZE):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(SIZE))
+
+
+def test_a_resumed_stream_continues_the_old_one():
+    whole = levels(stream(Numbers(), 8, seed=5), 20)
+    np.testing.assert_array_equal(levels(stream(Numbers(), 8, seed=5, start_step=13), 7), whole[13:])
+    assert (levels(stream(Numbers(), 8, seed=6), 20) != whole).any()
+
+
+def test_processes_share_every_batch():
+    whole = levels(stream(Numbers(), 8, seed=5), 20)
+    shares = [levels(stream(Numbers(), 8, seed=5, process_index=p, process_count=4), 20) for p in range(4)]
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
+    with pytest.raises(FpganError, match="multiple"):
+        stream(Numbers(), 8, seed=5, process_count=3)
+
+
+def test_the_order_does_not_depend_on_the_workers():
+    whole = levels(stream(Numbers(), 8, seed=5), 23)
+    for workers in (1, 3):
+        np.testing.assert_array_equal(levels(stream(Numbers(), 8, seed=5, start_step=4, workers=workers), 19), whole[4:])
