@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fpgan.errors import FpganError
 from fpgan.files import reason
@@ -56,6 +56,8 @@ def read_image(source: str | os.PathLike | bytes, resolution: int | None = None)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             image = _as_rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError as error:
+        raise FpganError(f"{name}: not an image, or none of a known format") from error
     except _DAMAGED as error:
         raise FpganError(f"{name}: cannot be read as an image ({reason(error)})") from error
     if resolution is None or image.size == (resolution, resolution):
@@ -63,8 +65,8 @@ def read_image(source: str | os.PathLike | bytes, resolution: int | None = None)
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    square = image.resize((resolution, resolution), _LANCZOS, box=(left, top, left + side, top + side))
-    return np.array(square), True
+    square = image.crop((left, top, left + side, top + side))
+    return np.array(square.resize((resolution, resolution), _LANCZOS)), True
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -100,8 +100,8 @@ def explain(registry: Registry, false_positive_rate: float, confidence_threshold
     """Says in a few lines what the verdicts of `attribute` with these arguments mean."""
     n_bits, users = registry.n_bits, len(registry)
     needed = threshold(n_bits, false_positive_rate, users)
-    attributed = (f"user: {needed} or more of {n_bits} bits match; by chance at most once in "
-                  f"{1 / false_positive_rate:g} images, over {users} registered user{'s' * (users != 1)}")
+    attributed = (f"user: {needed} or more of {n_bits} bits match; by chance with probability {false_positive_rate:g} "
+                  f"per image at most, over {users} registered user{'s' * (users != 1)}")
     if confidence_threshold is None:
         return attributed + (f"\n{NOBODY}: fewer match; this model has no calibrated confidence, so it stays "
                              "open whether the image carries a fingerprint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 _SHOWN = 5
@@ -52,6 +53,7 @@ def row_counter(verb: str, every: float = 5) -> Callable:
 
 def warner(verb: str) -> Callable:
     """Returns a sink of rows that warns of unreadable and resized images, one by one at first."""
+    warnings.filterwarnings("ignore", module="PIL")  # odd metadata is no concern here
     shown = {"error": 0, "resized": 0}
 
     def warn(row) -> None:

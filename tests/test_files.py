@@ -1,0 +1,48 @@
+"""Atomic files, locks and names that every file system takes."""
+
+import re
+
+import pytest
+
+from fpgan.errors import FpganError
+from fpgan.files import folder_names, locked, replacing, write_file
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    write_file(tmp_path / "a", b"old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+    write_file(tmp_path / "a", b"new", sync=True)
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FpganError, match="file/x"):
+        write_file(tmp_path / "file" / "x", b"")
+    with pytest.raises(FpganError), locked(tmp_path / "file" / "lock"):
+        pass
+
+
+def test_a_lock_excludes_and_is_released(tmp_path):
+    pytest.importorskip("fcntl")
+    with locked(tmp_path / "lock", wait=False):
+        with pytest.raises(FpganError, match="another process"), locked(tmp_path / "lock", wait=False):
+            pass
+    with locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_folder_names_are_safe_and_distinct():
+    users = ["alice", "Alice", "a/b", "../x", ".", "..", "a b", "Zoë", "CON", "nul.txt", "x" * 300, "x" * 299 + "y", "a.",
+             "settings.json", "manifest.jsonl", "%61lice", "~"]
+    names = folder_names(users)
+    assert len({name.lower() for name in names}) == len(users)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9_.%~-]*", name) and len(name) <= 140
+        assert not name.endswith(".") and name.split(".")[0].lower() not in ("con", "nul", "settings", "manifest")
+    assert folder_names(["bob"]) == ["bob"]
+    with pytest.raises(FpganError, match="twice"):
+        folder_names(["bob", "bob"])
