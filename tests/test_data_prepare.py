@@ -29,10 +29,19 @@ def photos(tmp_path):
     return folder
 
 
+class NoTensorflow:
+    """An import finder that finds no TensorFlow, installed or not."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"{name} is hidden by this test", name=name)
+
+
 @pytest.fixture
 def no_tensorflow(monkeypatch):
     """Makes `import tensorflow` fail, as where it is not installed."""
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(sys, "meta_path", [NoTensorflow, *sys.meta_path])
 
 
 def settings_for(folder, **fields):
