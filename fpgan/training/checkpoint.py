@@ -41,7 +41,7 @@ class Checkpoints:
         """Begins to save an unreplicated state in the background; waits for the save before it, if that still runs."""
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state_to_dict(state)))
+            self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, _as_dict(state))))
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """Reads a checkpoint.
@@ -56,26 +56,21 @@ class Checkpoints:
         step = self.latest if step is None else step
         if step is None:
             raise FpganError(f"no checkpoint in {self._manager.directory}; train first: fpgan train --config ... --workdir ...")
-        template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state_to_dict(like))
+        template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _as_dict(like))
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FpganError(f"the checkpoint {self._manager.directory}/{step} cannot be read ({reason}); "
                              "remove that folder to go on from the one before it") from error
+        restored["optimizer"] = {name: type(moments)(**restored["optimizer"][name])
+                                 for name, moments in like.optimizer.items()}
         return TrainState(**jax.tree.map(jnp.asarray, restored))
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def state_to_dict(state: TrainState) -> dict:
-    """The state as a dict of its fields, of NumPy arrays."""
-    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    fields["optimizer"] = {name: moments._asdict() for name, moments in state.optimizer.items()}
-    return jax.tree.map(np.asarray, fields)
 
 
 def settle_config(workdir: str | os.PathLike, config) -> None:
@@ -96,3 +91,9 @@ def settle_config(workdir: str | os.PathLike, config) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(fields, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def _as_dict(state: TrainState) -> dict:
+    """The state as nested dicts; orbax writes names, and named tuples would come back as dicts."""
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    return fields | {"optimizer": {name: moments._asdict() for name, moments in state.optimizer.items()}}

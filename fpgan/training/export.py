@@ -63,7 +63,7 @@ def read_config(workdir: str | Path):
 
 def training_info(config, step: int) -> dict:
     """What config.json tells about the training."""
-    from fpgan.data import open_source
+    from fpgan.data.sources import open_source
 
     source = open_source(config.data)
     return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": source.name,
@@ -83,7 +83,7 @@ def confidence_threshold(model: Model, config, count: int = 512) -> float:
     Returns:
       The midpoint between the 99th percentile over training images and the first percentile over generated images.
     """
-    from fpgan.data import open_source
+    from fpgan.data.sources import open_source
 
     rng = np.random.default_rng(config.seed)
     bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)

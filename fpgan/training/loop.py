@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fpgan import parallel
-from fpgan.data import open_source
+from fpgan.data.sources import open_source
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, settle_config

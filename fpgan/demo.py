@@ -1,0 +1,125 @@
+"""The main job from end to end: issue instances, generate, write, read back, attribute; and images that are not ours."""
+
+import importlib.resources
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fpgan.attribution import Registry, issue, write
+from fpgan.decoding import Row, attribute_rows, decode_files, row_file
+from fpgan.errors import FpganError, missing_extra
+from fpgan.files import write_file
+from fpgan.generation import generate_set
+from fpgan.images import encode_png, grid, read_image
+from fpgan.model import Model, load
+
+USERS = ("alice", "bob", "carol")
+PER_USER = 8
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
+RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
+SCALE = 3
+
+
+def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
+             report: Callable[[str], None]) -> list[Row]:
+    """Runs the demo in a new folder.
+
+    Writes FOLDER/registry.csv, FOLDER/images (one folder per user, with a manifest), FOLDER/not_ours, FOLDER/verdicts.csv
+    and FOLDER/picture.png. Fingerprints and latents are drawn anew on every run.
+
+    Args:
+      folder: new or empty.
+      model_name: a shipped model or a model directory.
+      false_positive_rate: of an attribution, per image over all users.
+      report: is given each line for the reader.
+
+    Returns:
+      A row per image, the users' first, with its verdict.
+
+    Raises:
+      FpganError: if the folder holds something, or a package of the extra `demo` is missing.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FpganError(f"{folder} is not empty; choose a new folder with --out")
+    model = load(model_name)
+    report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, hash {model.hash}")
+    registry = issue(USERS, model.n_bits)
+    write(registry, folder / "registry.csv")
+    seed = secrets.randbelow(2**31)
+    generate_set(model, registry.users, registry.bits, folder / "images", count=PER_USER, seed=seed)
+    others = write_images_not_ours(folder / "not_ours", model.resolution)
+    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; now reading them back\n")
+    rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
+                               model.info.get("confidence_threshold")))
+    with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write_row:
+        for row in rows:
+            write_row(row)
+    picture = draw_picture(model, registry, seed)
+    write_file(folder / "picture.png", encode_png(picture))
+    return rows
+
+
+def write_images_not_ours(folder: Path, resolution: int) -> int:
+    """Writes images that no instance made: photos, and cats of the kind that the model was trained on.
+
+    Returns:
+      How many.
+    """
+    try:
+        photos = importlib.resources.files("skimage") / "data"
+        from fpgan.data.robohash import render_cats
+        cats = render_cats(np.arange(PER_USER), resolution)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name, "demo") from None
+    for i, cat in enumerate(cats):
+        write_file(folder / f"training-{i}.png", encode_png(cat))
+    for name in PHOTOS:
+        photo, _ = read_image((photos / name).read_bytes(), resolution)
+        write_file(folder / f"photo-{Path(name).stem}.png", encode_png(photo))
+    return len(cats) + len(PHOTOS)
+
+
+def summarise(rows: list[Row], folder: Path) -> list[str]:
+    """The demo's table: one line per origin, with how many of its images were attributed, and to whom.
+
+    Args:
+      rows: a row per image, with its verdict.
+      folder: the demo's folder, in whose sub-folders the images lie.
+
+    Returns:
+      Lines of text, header first.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(origin(Path(row.file).relative_to(folder)), []).append(row)
+    lines = [f"{'images of':<18}{'images':>7}  {'attributed to':<24}{'median matches':>15}{'median log10 p':>16}"]
+    for name, members in groups.items():
+        users = [row.verdict.user for row in members if row.verdict.user]
+        to = ", ".join(f"{user} ({users.count(user)})" for user in sorted(set(users))) or "nobody"
+        matches = np.median([row.verdict.matches for row in members])
+        log10_p = np.median([row.verdict.log10_p for row in members])
+        lines.append(f"{name:<18}{len(members):>7}  {to:<24}{matches:>8.0f} of {len(members[0].logits)}{log10_p:>16.1f}")
+    return lines
+
+
+def origin(path: Path) -> str:
+    """Where an image of the demo comes from: a user's name, "photos" or "training images"."""
+    if path.parts[0] == "images":
+        return path.parts[1]
+    return "photos" if path.name.startswith("photo") else "training images"
+
+
+def draw_picture(model: Model, registry: Registry, seed: int) -> np.ndarray:
+    """Draws a row of images per user, one latent a column, and below the residual between the first two users.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    seeds = (seed + np.arange(PER_USER)) % 2**32
+    images = np.stack([model.generate(bits, seeds) for bits in registry.bits])  # [users, latents, R, R, 3]
+    residual = images[0].astype(np.int64) - images[1]
+    last = np.clip(128 + RESIDUAL_GAIN * residual, 0, 255).astype(np.uint8)
+    return grid(np.concatenate([images, last[None]]), scale=max(1, SCALE * 32 // model.resolution))
