@@ -25,8 +25,8 @@ class NetworkConfig:
       channel_base: the feature maps at resolution 2^k have min(channel_base / 2^(k-1), channel_max) channels.
       channel_max: see channel_base.
       decoder_channel_base, decoder_channel_max: the same for the decoder; 0 means as in the generator.
-      decoder_features: width of the decoder's last hidden layer; 0 means its channels at 4x4 (the paper). It must well
-        exceed fingerprint_bits: fewer features than bits cannot be read out into independent bits.
+      decoder_features: width of the decoder's last hidden layer; 0 means what the formula for channels gives at 2x2 (the
+        paper). It must well exceed fingerprint_bits: fewer features than bits cannot be read out into independent bits.
       discriminator_channel_base, discriminator_channel_max: the same for the discriminator; 0 likewise.
       mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
       mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.

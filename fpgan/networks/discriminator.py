@@ -30,7 +30,7 @@ class Trunk(nn.Module):
     Attributes:
       network: "decoder" or "discriminator", whose widths to take.
       stddev: append the minibatch standard deviation at 4x4.
-      features: width of the dense layer; 0 for the width at 4x4.
+      features: width of the dense layer; 0 for the width that the config gives at 2x2, as in StyleGAN2.
     """
 
     config: NetworkConfig
@@ -51,7 +51,7 @@ class Trunk(nn.Module):
         width = c.width(4, self.network)
         x = Conv(features=width, name="conv")(x)
         x = x.astype(jnp.float32).reshape(x.shape[0], -1)  # [N, 16 width], in the order H, W, C
-        return Dense(features=self.features or width, activate=True, name="dense")(x)
+        return Dense(features=self.features or c.width(2, self.network), activate=True, name="dense")(x)
 
 
 class Discriminator(nn.Module):
