@@ -49,7 +49,8 @@ def test_bad_hex_is_refused_with_a_reason(text, n_bits, complaint):
         Fingerprint.from_hex(text, n_bits)
 
 
-@pytest.mark.parametrize("bits", [np.array([0, 1, 2] * 4), np.full(16, 0.5), np.zeros((2, 16)), np.zeros(7), np.full(16, np.nan)])
+@pytest.mark.parametrize("bits", [np.array([0, 1, 2] * 4), np.full(16, 0.5), np.full(16, np.nan), np.zeros((2, 16)),
+                                  np.zeros(7)])
 def test_bad_bits_are_refused(bits):
     with pytest.raises(FpganError):
         Fingerprint.from_bits(bits)
@@ -94,7 +95,7 @@ def test_as_bits_takes_every_form():
     both = np.stack([one.bits, two.bits])
     assert (as_bits(one, 16) == both[:1]).all() and (as_bits("a5f0", 16) == both[:1]).all()
     assert (as_bits(one.bits, 16) == both[:1]).all() and (as_bits(list(one.bits), 16) == both[:1]).all()
-    for form in ([one, two], [one, "0001"], (one.bits, two), both, both.astype(bool), both.astype(np.float32), both.tolist()):
+    for form in ([one, two], [one, "0001"], (one.bits, two), both, both.astype(bool), both.astype(float), both.tolist()):
         assert (as_bits(form, 16) == both).all() and as_bits(form, 16).dtype == np.uint8
     assert as_bits([], 16).shape == (0, 16)
     for bad in (np.zeros(8), "ff", [one, "ff"], np.zeros((2, 2, 16)), np.full(16, -1)):

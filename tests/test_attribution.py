@@ -1,0 +1,216 @@
+"""Registry files and verdicts: errors that name the line, matches against a plain count, and the false-positive rate."""
+
+import math
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from fpgan.attribution import Registry, append, attribute, issue, read, read_key, read_users, write
+from fpgan.attribution.registry import from_fingerprints, instances, issue_missing, open_registry
+from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, explain
+from fpgan.errors import FpganError
+from fpgan.fingerprint import Fingerprint, log10_p_value, matches, threshold
+
+A, B = "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100"
+
+
+def saved(tmp_path, text, name="registry.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize("n_bits", [13, 64, 128])
+def test_a_registry_survives_the_way_through_a_file(tmp_path, n_bits):
+    registry = issue(["alice", "Bob, the \"builder\"", "Zoë"], n_bits)
+    write(registry, tmp_path / "r.csv")
+    again = read(tmp_path / "r.csv", n_bits)
+    assert again.users == registry.users and (again.packed == registry.packed).all() and again.n_bits == n_bits
+    assert again.fingerprint("Zoë").hex in (tmp_path / "r.csv").read_text(encoding="utf-8")
+    assert (again.bits[1] == registry.fingerprint(registry.users[1]).bits).all()
+
+
+def test_files_from_spreadsheets_are_read(tmp_path):
+    path = saved(tmp_path, b"\xef\xbb\xbfuser,fingerprint\r\nalice," + A.upper().encode() + b"\r\n\r\n\"b,c\"," + B.encode())
+    registry = read(path)
+    assert registry.users == ("alice", "b,c") and registry.fingerprint("alice").hex == A
+
+
+@pytest.mark.parametrize("text, line, complaint", [
+    (f"alice,{A}\n", 1, "header"), ("", 1, "header"), (f"user,fingerprint\nalice,{A}\nalice,{B}\n", 3, "already on line 2"),
+    (f"user,fingerprint\nalice,{A}\nbob,{A}\n", 3, "already on line 2"), ("user,fingerprint\nalice,xyz\n", 2, "hexadecimal"),
+    (f"user,fingerprint\n\nalice,{A[:-1]}\n", 3, "31 hexadecimal"), (f"user,fingerprint\nalice,{A},x\n", 2, "3 fields"),
+    ("user,fingerprint\nalice\n", 2, "1 fields"), (f"user,fingerprint\n,{A}\n", 2, "user id"),
+    (f"user,fingerprint\n bob ,{A}\n", 2, "user id"), (f"user,fingerprint\n\x1b[2J,{A}\n", 2, "user id"),
+    (f"user,fingerprint\nx,{'a' * 200_000}\n", 2, "CSV"),
+])
+def test_errors_name_file_and_line(tmp_path, text, line, complaint):
+    path = saved(tmp_path, text)
+    with pytest.raises(FpganError, match=complaint) as caught:
+        read(path)
+    assert f"{path}, line {line}:" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there_or_no_text(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path, saved(tmp_path, b"user,fingerprint\n\xff\xfe,00\n")):
+        with pytest.raises(FpganError, match=str(path)):
+            read(path)
+
+
+def test_issue_is_random_or_keyed_and_refuses_bad_names():
+    key = b"k" * 32
+    keyed = issue(["alice", "bob"], 128, key)
+    assert keyed.fingerprint("bob") == Fingerprint.derive(key, "bob") and issue(["bob", "alice"], 128, key).users[0] == "bob"
+    assert (issue(["alice"]).packed != issue(["alice"]).packed).any()
+    for users in (["a", "b", "a"], [""], ["a\n"], [" a"], ["\udc80"]):
+        with pytest.raises(FpganError):
+            issue(users)
+    with pytest.raises(FpganError, match="same fingerprint"):
+        from_fingerprints(["a", "b"], [A, A])
+    with pytest.raises(FpganError, match="one each"):
+        from_fingerprints(["a", "b"], [A])
+
+
+def test_append_adds_or_changes_nothing(tmp_path):
+    path = tmp_path / "r.csv"
+    first = append(path, issue(["alice"]))
+    whole = append(path, issue(["bob", "carol"]))
+    assert whole.users == ("alice", "bob", "carol") and whole.fingerprint("alice") == first.fingerprint("alice")
+    before = path.read_bytes()
+    for clash in (issue(["dora", "bob"]), from_fingerprints(["dora"], whole.fingerprint("bob"))):
+        with pytest.raises(FpganError):
+            append(path, clash)
+        assert path.read_bytes() == before
+    assert issue_missing(path, ["bob", "dora"]).users == ("alice", "bob", "carol", "dora")
+    again = path.read_bytes()
+    assert issue_missing(path, ["bob", "dora"]).users[-1] == "dora" and path.read_bytes() == again
+
+
+def _append_one(path, i):
+    append(path, issue([f"user{i}"], 64))
+
+
+def test_processes_that_append_at_once_lose_nobody(tmp_path):
+    pytest.importorskip("fcntl")
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_append_one, args=(tmp_path / "r.csv", i)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(read(tmp_path / "r.csv", 64).users) == [f"user{i}" for i in range(4)]
+
+
+def test_keys_and_user_files(tmp_path):
+    assert read_key(saved(tmp_path, "00" * 31 + "fF\n", "hex")) == bytes(31) + b"\xff"
+    raw = bytes(range(32)) + b"\n"
+    assert read_key(saved(tmp_path, raw, "raw")) == raw
+    for short in (b"", b"secret\n", b"ab" * 15):
+        with pytest.raises(FpganError, match="at least|or more"):
+            read_key(saved(tmp_path, short, "short"))
+    assert read_users(saved(tmp_path, "alice\r\n\nbob\n", "users")) == ["alice", "bob"]
+    for text, complaint in (("alice\nbob\nalice\n", "line 3.*line 1"), ("alice\n bob\n", "line 2"), ("\n", "no user ids")):
+        with pytest.raises(FpganError, match=complaint):
+            read_users(saved(tmp_path, text, "users"))
+
+
+def test_instances_are_found_in_every_way(tmp_path):
+    path, key = tmp_path / "r.csv", saved(tmp_path, b"k" * 32, "key")
+    with pytest.raises(FpganError, match="fingerprint or users"):
+        instances(128, fingerprint=A, users=["alice"])
+    with pytest.raises(FpganError, match="name the users"):
+        instances(128, path=path, issue_new=True)
+    users, bits = instances(128, fingerprint=A)
+    assert users == (None,) and (bits == Fingerprint.from_hex(A).bits).all()
+    issued = instances(128, users=["alice", "bob"], path=path, issue_new=True)
+    everybody = instances(128, path=path)
+    assert issued[0] == everybody[0] == ("alice", "bob") and (issued[1] == everybody[1]).all()
+    only = instances(128, users=["bob"], path=path)
+    assert only[0] == ("bob",) and (only[1] == everybody[1][1:]).all()
+    assert (instances(128, users=["bob"], key_file=key)[1] == Fingerprint.derive(b"k" * 32, "bob").bits).all()
+    for wrong in ({}, {"path": path, "key_file": key}, {"key_file": key}, {"path": path, "users": ["eve"]},
+                  {"path": path, "users": ["bob", "bob"]}):
+        with pytest.raises(FpganError):
+            instances(128, **wrong)
+    assert len(open_registry(128, path, users=["alice"])) == 1
+
+
+@pytest.mark.parametrize("n_bits, users, images", [(13, 3, 5), (128, 40_000, 3), (64, 17, 1500), (100, 1, 1)])
+def test_best_matches_are_those_of_a_plain_count(n_bits, users, images):
+    rng = np.random.default_rng(users)
+    prints = rng.integers(0, 2, (users, n_bits), dtype=np.uint8)
+    registry = Registry(tuple(map(str, range(users))), np.packbits(prints, axis=1), n_bits)
+    bits = rng.integers(0, 2, (images, n_bits), dtype=np.uint8)
+    place, count = registry.best_matches(bits)
+    for i in range(0, images, 1 + images // 20):
+        plain = matches(prints, bits[i])
+        assert count[i] == plain.max() and place[i] == plain.argmax()
+
+
+def test_verdicts_with_and_without_a_calibrated_confidence():
+    registry = issue(["alice", "bob"], 128)
+    signs = registry.bits[[1, 1, 0, 1]] * 2.0 - 1
+    signs[1, :37] *= -1  # 91 of 128 match: too few for one user, and so for two
+    signs[2, :30] *= -1  # 98 of 128
+    signs[3] = np.where(np.arange(128) % 2, 1, -1)
+    logits = signs * np.array([3, 3, 3, 0.5])[:, None]
+    alone, sure = attribute(logits, registry), attribute(logits, registry, confidence_threshold=2.0)
+    assert [v.kind for v in alone] == [ATTRIBUTED, NOBODY, ATTRIBUTED, NOBODY]
+    assert [v.kind for v in sure] == [ATTRIBUTED, UNREGISTERED, ATTRIBUTED, NOT_OURS]
+    assert [v.user for v in sure] == ["bob", None, "alice", None] and str(sure[0]) == "user bob"
+    assert [v.matches for v in sure[:3]] == [128, 91, 98]
+    assert sure[0].fingerprint == registry.fingerprint("bob").hex
+    assert sure[2].log10_p == pytest.approx(float(log10_p_value(98, 128)) + math.log10(2))
+    assert sure[3].log10_p <= 0
+    assert attribute(logits > 0, registry, confidence_threshold=2.0) == alone  # bits alone have no confidence
+
+
+def test_attribution_begins_exactly_at_the_threshold():
+    registry = issue(map(str, range(1000)), 128)
+    needed = threshold(128, 1e-6, 1000)
+    for wrong, named in ((128 - needed, True), (129 - needed, False)):
+        bits = registry.bits[7].copy()
+        bits[:wrong] ^= 1
+        verdict, = attribute(bits[None], registry)
+        assert (verdict.user == "7") == named and (verdict.log10_p <= -6) == named
+
+
+def test_attribute_refuses_what_it_cannot_judge():
+    registry = issue(["alice"], 16)
+    with pytest.raises(FpganError, match="larger rate"):
+        attribute(np.zeros((1, 16)), registry)
+    for outputs in (np.zeros((1, 17)), np.full((1, 16), np.nan)):
+        with pytest.raises(FpganError):
+            attribute(outputs, registry, 0.01)
+    with pytest.raises(FpganError, match="no users"):
+        attribute(np.zeros((1, 128)), issue([], 128))
+    assert attribute(np.zeros((0, 16)), registry, 0.01) == []
+
+
+@pytest.mark.parametrize("image", ["random", "all ones", "half"])
+def test_the_false_positive_rate_holds_for_any_image(image):
+    """Over random registries, whatever the image: exact for one user, bounded by the union for many."""
+    rng = np.random.default_rng(0)
+    n, trials = 64, 20_000
+    bits = {"random": rng.integers(0, 2, n), "all ones": np.ones(n, int), "half": np.arange(n) % 2}[image].astype(np.uint8)
+    prints = rng.integers(0, 2, (trials, n), dtype=np.uint8)
+    exact = 10 ** float(log10_p_value(threshold(n, 0.01), n))
+    hits = sum(attribute(bits[None], from_fingerprints(["u"], row, n), 0.01)[0].user is not None for row in prints[:2000])
+    hits += int((matches(prints[2000:], bits) >= threshold(n, 0.01)).sum())
+    assert abs(hits / trials - exact) < 5 * math.sqrt(exact / trials) and exact <= 0.01
+
+
+def test_the_rate_over_many_users_is_bounded():
+    rng = np.random.default_rng(1)
+    registry = issue(map(str, range(200)), 128, b"k" * 16)
+    bits = rng.integers(0, 2, (10_000, 128), dtype=np.uint8)
+    share = np.mean([v.user is not None for v in attribute(bits, registry, 0.05)])
+    assert 0.01 < share < 0.05 + 5 * math.sqrt(0.05 / 10_000)
+
+
+def test_the_explanation_says_what_is_claimed():
+    registry = issue(["alice"], 128)
+    assert "92 or more of 128" in explain(registry, 1e-6, None) and "1 registered user" in explain(registry, 1e-6, None)
+    assert NOBODY in explain(registry, 1e-6, None) and NOT_OURS not in explain(registry, 1e-6, None)
+    assert "no p-value" in explain(registry, 1e-6, 2.5) and "2.5" in explain(registry, 1e-6, 2.5)

@@ -1,0 +1,150 @@
+"""The command line: what it imports, its exit codes, and three verbs on a model without networks."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_model import FakeModel
+
+import fpgan
+from fpgan import cli
+from fpgan.images import encode_png, read_image, write_file
+
+HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
+
+
+@pytest.fixture
+def model(monkeypatch):
+    model = FakeModel({"confidence_threshold": 2.0})
+    monkeypatch.setitem(fpgan.__dict__, "load", lambda name: model)
+    return model
+
+
+@pytest.fixture
+def samples(model, tmp_path, capsys):
+    assert cli.main(["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--issue",
+                     "--count", "3", "--seed", "5", "--out", str(tmp_path / "set")]) == 0
+    capsys.readouterr()
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["generate", "--help"], ["decode", "--help"], ["attribute", "--help"],
+                                       ["--version"], ["nonsense"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = ("import sys; from fpgan import cli; code = cli.main(sys.argv[1:]);"
+            f"heavy = [name for name in {HEAVY} if name in sys.modules]; sys.exit(f'imported {{heavy}}' if heavy else code)")
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert "imported" not in done.stderr
+    assert done.returncode == (2 if arguments == ["nonsense"] else 0), done.stderr
+
+
+def test_the_overview_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {verb} " in shown for verb in cli.VERBS)
+    assert cli.main([]) == 0 and capsys.readouterr().out == shown
+    assert cli.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["generate", "decode", "attribute"])
+def test_every_verb_shows_a_worked_example(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"  fpgan {verb} " in shown and "example:" in shown and max(map(len, shown.splitlines())) <= 100
+
+
+def test_exit_codes(monkeypatch, capsys, model, tmp_path):
+    assert cli.main(["atribute"]) == 2 and "did you mean 'attribute'" in capsys.readouterr().err
+    assert cli.main(["decode"]) == 2 and "usage" in capsys.readouterr().err
+    assert cli.main(["generate", "--count", "0", "--out", "x"]) == 2 and "at least 1" in capsys.readouterr().err
+    assert cli.main(["decode", str(tmp_path / "none.png")]) == 2
+    assert capsys.readouterr().err.startswith("fpgan decode: error: ")
+    missing = ModuleNotFoundError("no", name="optax.contrib")
+    for error, code, text in ((KeyboardInterrupt, 130, "stopped"), (missing, 2, "fpgan[train]")):
+        monkeypatch.setattr(cli, "_run", lambda verb, arguments, error=error: (_ for _ in ()).throw(error))
+        assert cli.main(["train"]) == code and text in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_run", lambda verb, arguments: __import__("a_module_that_is_not_there"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["train"])
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = ("import sys; from fpgan import cli; cli.VERBS = {str(i): 'x' * 50 for i in range(9999)};"
+            "sys.exit(cli.main(['--help']))")
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.readline()
+    run.stdout.close()
+    assert run.wait() == 141 and run.stderr.read() == b""
+
+
+def test_generate_issues_and_says_what_it_did(samples, tmp_path, capsys):
+    command = ["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--count", "3",
+               "--seed", "5", "--out", str(samples)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"0 images made, 6 were there; manifest: {samples / 'manifest.jsonl'}\n"
+    assert cli.main([*command[:-1], str(tmp_path / "other")]) == 0
+    assert (tmp_path / "other/bob/000002.png").read_bytes() == (samples / "bob/000002.png").read_bytes()
+    capsys.readouterr()
+    assert cli.main([*command, "--count", "4"]) == 2 and "count 3, not 4" in capsys.readouterr().err
+    assert cli.main(["generate", "--registry", str(tmp_path / "r.csv"), "--user", "eve", "--out", str(tmp_path / "e")]) == 2
+    assert "eve" in capsys.readouterr().err and not (tmp_path / "e").exists()
+
+
+def test_generate_by_key_file_of_users_or_fingerprint(model, tmp_path):
+    (tmp_path / "key").write_text("0f" * 32)
+    (tmp_path / "users").write_text("alice\nbob\n")
+    key = ["--key-file", str(tmp_path / "key")]
+    assert cli.main(["generate", "--users", str(tmp_path / "users"), *key, "--out", str(tmp_path / "a")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "a/manifest.jsonl").read_text().splitlines()]
+    digits = fpgan.Fingerprint.derive(b"\x0f" * 32, "bob", 64).hex
+    assert [line["user"] for line in lines] == ["alice", "bob"] and lines[1]["fingerprint"] == digits
+    assert cli.main(["generate", "--fingerprint", digits, "--out", str(tmp_path / "b")]) == 0
+    by_bits, by_name = (read_image(tmp_path / file)[0] for file in (f"b/{digits}/000000.png", "a/bob/000000.png"))
+    assert (by_bits[..., :2] == by_name[..., :2]).all()  # blue is the place in the batch
+
+
+def test_decode_writes_rows_and_warns(samples, tmp_path, capsys):
+    write_file(samples / "alice/000000.png", b"broken")
+    write_file(samples / "alice/000001.png", encode_png(np.zeros((20, 20, 3), np.uint8)))
+    assert cli.main(["decode", str(samples)]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 7 and shown.out.startswith("file,fingerprint,confidence,")
+    assert "alice/000000.png: not an image" in shown.err and "alice/000001.png: resized" in shown.err
+    assert "5 images read, 1 of them resized; 1 could not be read" in shown.err
+    assert cli.main(["decode", str(samples), "--strict", "--out", str(tmp_path / "rows.jsonl")]) == 1
+    assert capsys.readouterr().out == "" and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 6
+    assert cli.main(["decode", str(samples / "alice/000000.png")]) == 1  # nothing could be read
+    assert cli.main(["decode", str(samples / "bob"), "--strict"]) == 0
+
+
+def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):
+    write_file(tmp_path / "photo.png", encode_png(np.random.default_rng(0).integers(118, 123, (16, 16, 3), dtype=np.uint8)))
+    write_file(tmp_path / "bad\x1b[2J.png", b"broken")
+    command = ["attribute", str(samples / "*/*.png"), str(tmp_path / "photo.png"), str(tmp_path / "bad\x1b[2J.png"),
+               "--registry", str(tmp_path / "r.csv")]
+    assert cli.main([*command, "--out", str(tmp_path / "v.csv")]) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[0].split() == ["file", "matches", "log10", "p", "verdict"]
+    assert [line.split("  ")[-1].strip() for line in lines[1:9]] == [
+        "user alice"] * 3 + ["user bob"] * 3 + ["not ours", "not read"]
+    assert "64 of 64" in lines[1] and "-19.0" in lines[1]
+    assert "attributed: 6; not ours: 1" in shown.out and "over 2 registered users" in shown.out
+    assert "\x1b" not in shown.out + shown.err and "\\x1b[2J" in shown.err
+    assert len((tmp_path / "v.csv").read_text().splitlines()) == 9
+    assert cli.main([*command, "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["user"] for row in rows] == ["alice"] * 3 + ["bob"] * 3 + [None, None]
+    assert cli.main([*command, "--user", "bob"]) == 0 and "over 1 registered user\n" in capsys.readouterr().out
+    assert cli.main([*command, "--fpr", "1e-30"]) == 2 and "larger rate" in capsys.readouterr().err
+    assert cli.main(command[:4]) == 2 and "--registry" in capsys.readouterr().err
+
+
+def test_attribute_without_a_calibrated_confidence_says_so(samples, tmp_path, model, capsys):
+    model.info.clear()
+    write_file(tmp_path / "photo.png", encode_png(np.full((16, 16, 3), 121, np.uint8)))
+    assert cli.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "no calibrated confidence" in shown and "not ours" not in shown and "nobody registered: 1" in shown

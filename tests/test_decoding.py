@@ -1,0 +1,132 @@
+"""Rows from files: right order and values, damaged and foreign files among good ones, bounded look-ahead."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_model import N_BITS, RESOLUTION, FakeModel
+
+from fpgan import decoding
+from fpgan.attribution import issue
+from fpgan.decoding import Row, attribute_rows, decode_files, row_file, row_writer, write_rows
+from fpgan.errors import FpganError
+from fpgan.fingerprint import Fingerprint
+from fpgan.generation import generate_set
+from fpgan.images import encode_png, write_file
+
+USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path / "set", count=10, seed=0)
+    return tmp_path / "set"
+
+
+def test_rows_come_in_order_with_the_bits_of_their_images(samples):
+    model = FakeModel()
+    rows = list(decode_files(model, [samples], batch_size=8, workers=3))
+    assert [Path(row.file).parent.name for row in rows] == [user for user in USERS.users for _ in range(10)]
+    assert [row.fingerprint for row in rows] == [USERS.fingerprint(user).hex for user in USERS.users for _ in range(10)]
+    assert model.decode_batches == [(8, 8), (8, 8), (8, 8), (6, 8)]
+    assert not any(row.resized or row.error for row in rows)
+
+
+def test_few_images_are_decoded_in_a_small_batch(samples):
+    model = FakeModel()
+    assert len(list(decode_files(model, [samples / "bob" / f"00000{i}.png" for i in range(5)]))) == 5
+    assert model.decode_batches == [(5, 8)]
+
+
+def test_confidence_is_as_documented():
+    logits = np.array([0.0, 1.5, -3.0, 40.0] * 4, np.float32)
+    plain = sum(abs(2 / (1 + math.exp(-x)) - 1) for x in logits.tolist()) / 16
+    assert Row("x", logits).confidence == pytest.approx(plain, rel=1e-6)
+    assert Row("x", logits).mean_abs_logit == pytest.approx(44.5 / 4)
+    assert Row("x", logits).fingerprint == "5555"
+
+
+def test_damaged_and_foreign_files_are_rows_among_the_others(samples):
+    write_file(samples / "alice" / "000003.png", b"broken")
+    write_file(samples / "alice" / "000004.png", (samples / "alice" / "000005.png").read_bytes()[:100])
+    write_file(samples / "alice" / "000006.png", encode_png(np.zeros((50, 40, 3), np.uint8)))
+    for i in range(10):
+        write_file(samples / "bob" / f"00000{i}.png", b"")  # a whole batch of nothing
+    rows = list(decode_files(FakeModel(), [samples], batch_size=10))
+    assert [i for i, row in enumerate(rows) if row.error] == [3, 4, *range(10, 20)]
+    assert [i for i, row in enumerate(rows) if row.resized] == [6]
+    assert all((row.logits is None) == (row.error is not None) for row in rows)
+    assert rows[5].fingerprint == USERS.fingerprint("alice").hex and rows[29].fingerprint == USERS.fingerprint("carol").hex
+    tally = write_rows(attribute_rows(rows, USERS))
+    assert (tally.read, tally.failed, tally.resized) == (18, 12, 1)
+    assert tally.verdicts == {"attributed": 17, "nobody registered": 1}
+
+
+def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
+    read = []
+    plain = decoding.read_image
+    monkeypatch.setattr(decoding, "read_image", lambda path, size: (read.append(path), plain(path, size))[1])
+    rows = decode_files(FakeModel(), [samples], batch_size=2)
+    next(rows)
+    assert len(read) <= 8
+    assert len(list(rows)) == 29 and len(read) == 30
+
+
+def test_records_are_decoded_and_a_damaged_file_is_a_row(tmp_path):
+    pytest.importorskip("array_record")
+    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path, count=10, seed=0, format="array_record", shard_size=16)
+    (tmp_path / "images-00002-of-00002.array_record").write_bytes(b"x" * 70_000)
+    rows = list(decode_files(FakeModel(), [tmp_path]))
+    assert [row.fingerprint for row in rows[:30]] == [USERS.fingerprint(user).hex for user in USERS.users for _ in range(10)]
+    assert rows[17].file == str(tmp_path / "images-00001-of-00002.array_record") + "#1"
+    assert len(rows) == 31 and "array_record" in rows[30].error and rows[30].file.endswith("00002-of-00002.array_record")
+
+
+def test_wrong_paths_are_told_before_any_work(samples):
+    model = FakeModel()
+    with pytest.raises(FpganError, match="typo"):
+        list(decode_files(model, [samples, samples / "typo"]))
+    assert not model.decode_batches
+
+
+def test_csv_and_json_lines_say_the_same(samples, tmp_path):
+    write_file(samples / "alice" / "a,\"b\".png", b"broken")
+    rows = list(attribute_rows(decode_files(FakeModel(), [samples]), USERS, 1e-6, 2.0))
+    for with_verdict in (True, False):
+        text = io.StringIO()
+        write_rows(rows, row_writer(text, "csv", with_verdict))
+        table = list(csv.DictReader(io.StringIO(text.getvalue())))
+        with row_file(tmp_path / "out.jsonl", None, with_verdict) as write:
+            write_rows(rows, write)
+        lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert [list(line) for line in lines] == [list(table[0])] * 31
+        assert [{k: "" if v is None else str(v) for k, v in line.items()} for line in lines] == table
+        assert ("verdict" in lines[0]) == with_verdict
+    good = [row.columns(True) for row in rows if row.logits is not None]
+    assert {line["user"] for line in good} == {"alice", "bob", "carol"} and good[0]["matches"] == 64
+    assert good[0]["log10_p"] == round(-64 * math.log10(2) + math.log10(3), 4)
+
+
+def test_a_row_file_is_whole_or_not_there(tmp_path):
+    with pytest.raises(RuntimeError), row_file(tmp_path / "rows.csv", None, False) as write:
+        write(Row("a", np.zeros(8)))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FpganError, match="does not say"), row_file(tmp_path / "rows.txt", None, False):
+        pass
+    with row_file(tmp_path / "rows.txt", "csv", False) as write:
+        write(Row("caf\udce9.png", np.zeros(8)))
+    assert b"caf\xe9.png,00,0.0" in (tmp_path / "rows.txt").read_bytes()
+
+
+def test_false_attributions_are_as_rare_for_pictures_of_others(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (40, RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        write_file(tmp_path / f"{i}.png", encode_png(picture))
+    registry = issue([f"u{i}" for i in range(500)], N_BITS)
+    assert all(row.verdict.user is None for row in attribute_rows(decode_files(FakeModel(), [tmp_path]), registry))
+    assert Fingerprint.from_hex(next(decode_files(FakeModel(), [tmp_path])).fingerprint).n_bits == N_BITS
