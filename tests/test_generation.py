@@ -87,13 +87,33 @@ def test_missing_or_damaged_files_are_made_again(tmp_path, harm):
     assert tree(tmp_path) == before and outcome.made == 51 - 13 and model.generated == 51 - 12  # batches begin at 4 k
 
 
+@pytest.mark.parametrize("format", ["png", "array_record"])
 @pytest.mark.parametrize("cut", [0, 1, 100, 2000, 5001, -1])
-def test_a_manifest_cut_anywhere_is_gone_on_with(tmp_path, cut):
-    make(tmp_path)
+def test_a_manifest_cut_anywhere_is_gone_on_with(tmp_path, cut, format):
+    if format == "array_record":
+        pytest.importorskip("array_record")
+    make(tmp_path, format=format)
     before = tree(tmp_path)
     content = before["manifest.jsonl"]
     (tmp_path / "manifest.jsonl").unlink()
     (tmp_path / "manifest.partial.jsonl").write_bytes(content[:cut] + (b'{"file": "al' if cut == 100 else b""))
+    make(tmp_path, format=format)
+    assert tree(tmp_path) == before
+
+
+def test_lines_are_on_disk_as_soon_as_images_count_as_done(tmp_path):
+    seen = []
+    partial = tmp_path / "manifest.partial.jsonl"
+    make(tmp_path, progress=lambda done, total: seen.append((partial.read_bytes().count(b"\n"), done)))
+    assert len(seen) > 1 and all(lines == done for lines, done in seen)
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    make(tmp_path)
+    before = tree(tmp_path)
+    (tmp_path / "alice" / "000014.png").unlink()
+    for name in ("alice/.000014.png.0011aabb.tmp", "alice/.000015.png.0011aabb.tmp", ".manifest.jsonl.00aabbcc.tmp"):
+        (tmp_path / name).write_bytes(b"half")
     make(tmp_path)
     assert tree(tmp_path) == before
 
