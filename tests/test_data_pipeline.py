@@ -52,5 +52,5 @@ def test_processes_share_every_batch():
 
 def test_the_order_does_not_depend_on_the_workers():
     whole = levels(stream(Numbers(), 8, seed=5), 23)
-    for workers in (1, 3):
-        np.testing.assert_array_equal(levels(stream(Numbers(), 8, seed=5, start_step=4, workers=workers), 19), whole[4:])
+    by_workers = stream(Numbers(), 8, seed=5, start_step=4, workers=2)
+    np.testing.assert_array_equal(levels(by_workers, 19), whole[4:])

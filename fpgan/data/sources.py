@@ -1,7 +1,6 @@
 """Where training images come from: one small interface over rendered cats and prepared sets."""
 
 import abc
-import functools
 
 import numpy as np
 
@@ -69,7 +68,7 @@ class RenderedCats(ImageSource):
 
 
 class PreparedImages(ImageSource):
-    """A set prepared by TFDS; its files are opened at the first read, once more in every worker process.
+    """A set prepared by TFDS; copies of it can be sent to worker processes.
 
     Args:
       name: short name of the set.
@@ -79,18 +78,11 @@ class PreparedImages(ImageSource):
 
     def __init__(self, name, folder, settings):
         licence, self.metadata = read_description(folder)
-        self._folder, self._split = folder, settings.split
+        self._folder, self._records = folder, open_records(folder, settings.split)
         self._crop = settings.crop if settings.name == "tfds" else "none"  # own sets are square
-        length = _first(settings.take, len(open_records(folder, settings.split)), folder)
+        length = _first(settings.take, len(self._records), folder)
         super().__init__(name, licence or f"not stated; see the description of {name} by TFDS",
                          settings.resolution, length)
-
-    @functools.cached_property
-    def _records(self):
-        return open_records(self._folder, self._split)
-
-    def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key != "_records"}
 
     def read(self, indices):
         """Reads and decodes these records: integer array [N] to uint8 [N, R, R, 3]."""
