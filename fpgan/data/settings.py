@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import re
+import shlex
 from pathlib import Path
 
 from fpgan.data.crop import CROPS
@@ -94,16 +95,17 @@ def prepared_folder(settings):
 
 
 def prepare_command(settings):
-    """Returns the command line that prepares these images."""
-    words = ["fpgan data", f"--name {settings.name}", f"--resolution {settings.resolution}"]
-    words += [f"--data-dir {settings.data_dir}"] if settings.data_dir != "data" else []
+    """Returns the command line that prepares these images, to be pasted into a shell."""
+    words = ["fpgan", "data", "--name", settings.name, "--resolution", settings.resolution]
+    if settings.data_dir != "data":
+        words += ["--data-dir", settings.data_dir]
     if settings.name == "robohash_cats":
-        words.append(f"--count {settings.count}")
+        words += ["--count", settings.count]
     if settings.name == "folder":
-        words += [f"--path {settings.path}", f"--crop {settings.crop}"]
+        words += ["--path", settings.path, "--crop", settings.crop]
     if settings.name == "tfds":
-        words.append(f"--tfds-name {settings.tfds_name}")
-    return " ".join(words)
+        words += ["--tfds-name", settings.tfds_name]
+    return shlex.join(map(str, words))
 
 
 def _check_choice(key, value, choices):
