@@ -1,0 +1,134 @@
+"""Model files: what is saved comes back; what is damaged is refused; one program makes every instance."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import fpgan
+from fpgan import model as models
+from fpgan.errors import FpganError
+from fpgan.fingerprint import Fingerprint
+from fpgan.training.state import init_params
+
+CONFIG = tiny.network(noise="none")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.from_params(CONFIG, init_params(CONFIG, jax.random.key(1)), {"name": "tiny", "training": {"data": "none"}})
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_saved_model_computes_the_same_bytes(model, saved):
+    loaded = fpgan.load(saved)
+    prints = [Fingerprint.random(8) for _ in range(5)]
+    images = model.generate(prints, range(5), batch_size=4)
+    assert images.shape == (5, 8, 8, 3) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images, loaded.generate(prints, range(5), batch_size=4))
+    np.testing.assert_array_equal(model.decode(images), loaded.decode(images))
+    assert (loaded.hash, loaded.name, loaded.info["training"]) == (model.hash, "tiny", {"data": "none"})
+
+
+def test_saving_again_replaces_the_model_and_keeps_files_beside_it(model, saved):
+    (saved / "README.md").write_text("card")
+    model.save(saved)
+    assert (saved / "README.md").read_text() == "card" and fpgan.load(saved).hash == model.hash
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["tiny"]
+    (saved.parent / "other").mkdir()
+    with pytest.raises(FpganError, match="no model directory"):
+        model.save(saved.parent / "other")
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-7]), "damaged or truncated"),
+    (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or truncated"),
+    (lambda d: (d / "model.safetensors").unlink(), "cannot read"),
+    (lambda d: (d / "config.json").write_text("{"), "damaged"),
+    (lambda d: edit(d, format_version=99), "upgrade fpgan"),
+    (lambda d: edit(d, network=CONFIG.to_dict() | {"latent_size": 5}), "does not fit its config.json: array 'decoder"),
+    (lambda d: edit(d, network=CONFIG.to_dict() | {"warp": 5}), "unknown network field 'warp'"),
+    (lambda d: edit(d, network=CONFIG.to_dict() | {"fingerprint_bits": 4}), "fingerprint_bits is 4, expected 8 to 512"),
+])
+def test_a_damaged_model_gives_one_line(saved, damage, message):
+    damage(saved)
+    with pytest.raises(FpganError, match=message) as caught:
+        fpgan.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+def edit(directory, **fields):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_an_unknown_name_lists_what_ships():
+    with pytest.raises(FpganError, match="no model 'nonesuch'"):
+        fpgan.load("nonesuch")
+
+
+def test_batches_of_any_size_differ_by_at_most_one_grey_level(model):
+    bits = np.random.default_rng(0).integers(0, 2, (9, 8), np.uint8)
+    seeds = np.arange(9)
+    whole = model.generate(bits, seeds, batch_size=9).astype(int)
+    for size in (1, 4, 16):
+        assert np.abs(model.generate(bits, seeds, batch_size=size) - whole).max() <= 1
+    parts = np.concatenate([model.generate(bits[:4], seeds[:4], batch_size=4), model.generate(bits[4:], seeds[4:], batch_size=4)])
+    np.testing.assert_array_equal(parts, model.generate(bits, seeds, batch_size=4))
+
+
+def test_one_compilation_serves_a_thousand_fingerprints(monkeypatch):
+    traces = []
+    original = models.Generator.__call__
+    monkeypatch.setattr(models.Generator, "__call__", lambda *args: traces.append(1) or original(*args))
+    config = tiny.network(noise="none", fingerprint_bits=16)
+    program = jax.jit(models.generate_fn(config))
+    params = init_params(config, jax.random.key(0))["generator"]
+    traces.clear()
+    rng = np.random.default_rng(0)
+    bits = rng.permutation(np.unique(rng.integers(0, 2, (1200, 16)), axis=0))[:1000].astype(np.float32)
+    assert len(bits) == 1000
+    for start in range(0, 1000, 8):
+        program(params, bits[start:start + 8], np.arange(start, start + 8, dtype=np.uint32))
+    assert len(traces) == 1
+
+
+def test_images_of_instances_and_latents_differ(model):
+    bits = np.eye(8, dtype=np.uint8)
+    floats = model.generate_float(bits, 7)
+    assert len(np.unique(floats.reshape(8, -1), axis=0)) == 8
+    assert len(np.unique(model.generate_float(bits[0], range(8)).reshape(8, -1), axis=0)) == 8
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda m: m.generate(np.zeros((3, 8), np.uint8), [1, 2]), "3 fingerprints and 2 seeds"),
+    (lambda m: m.generate("00", [-1]), "expected integers in"),
+    (lambda m: m.generate("00", 1.5), "expected one integer"),
+    (lambda m: m.generate("0000", 1), "8"),
+    (lambda m: m.generate("00", 1, batch_size=0), "batch size 0"),
+    (lambda m: m.decode(np.zeros((2, 16, 16, 3), np.uint8)), "expected \\(N, 8, 8, 3\\)"),
+    (lambda m: m.decode(np.zeros((2, 8, 8, 3), np.int32)), "as uint8"),
+])
+def test_bad_arguments_are_named(model, call, message):
+    with pytest.raises(FpganError, match=message):
+        call(model)
+
+
+def test_no_images_give_no_rows(model):
+    assert model.generate(np.zeros((0, 8), np.uint8), []).shape == (0, 8, 8, 3)
+    assert model.decode(np.zeros((0, 8, 8, 3), np.uint8)).shape == (0, 8)
+
+
+def test_import_is_lazy():
+    import subprocess
+    import sys
+
+    code = "import sys, fpgan; print([m for m in ('jax', 'numpy', 'flax') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
