@@ -1,7 +1,8 @@
 """A trained model: architecture, parameters and two jitted programs, `generate` and `decode`; saved as plain files.
 
 A model directory holds `config.json` (format version, architecture, training data and licence, metrics) and
-`model.safetensors` (parameters of the generator's moving average and of the decoder). Nothing in it is executed.
+`model.safetensors` (parameters of the generator's moving average and of the decoder). Beside them there may be a
+`discriminator.safetensors`, from which training can go on. Nothing in it is executed.
 """
 
 import dataclasses
@@ -26,12 +27,14 @@ from fpgan.fingerprint import as_bits
 from fpgan.images import to_uint8
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
+from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "robohash32"
 SHIPPED = Path(__file__).parent / "models"
 MAX_SEED = 2**32 - 1
+NETWORKS = ("generator", "decoder")  # in model.safetensors
 
 
 def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
@@ -68,16 +71,24 @@ def generate_fn(config: NetworkConfig) -> Callable:
       config: the architecture.
 
     Returns:
-      f(params, bits float32 [B, n], seeds uint32 [B]) -> images float32 [B, R, R, channels]. The latent and the noise of an
-      image depend on its own seed alone.
+      f(params, bits float32 [B, n], seeds uint32 [B], labels int32 [B] = None) -> images float32 [B, R, R, channels]. The
+      latent and the noise of an image depend on its own seed alone; so does, in a conditional model, its label if none is
+      given.
     """
     def draw(seed):
         latent, noise = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
         return jax.random.normal(latent, (config.latent_size,)), noise
 
-    def generate(params, bits, seeds):
+    def draw_label(seed):
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 2)
+        return jax.random.randint(key, (), 0, config.label_size)
+
+    def generate(params, bits, seeds, labels=None):
         latents, noise_keys = jax.vmap(draw)(seeds)
-        return Generator(config).apply({"params": params}, latents, bits, noise_keys)
+        one_hot = None
+        if config.label_size:
+            one_hot = jax.nn.one_hot(jax.vmap(draw_label)(seeds) if labels is None else labels, config.label_size)
+        return Generator(config).apply({"params": params}, latents, bits, noise_keys, one_hot)
 
     return generate
 
@@ -132,12 +143,15 @@ class Model:
         """Height and width of the images in pixels."""
         return self.config.resolution
 
-    def generate(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+    def generate(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
+                 batch_size: int = 16) -> np.ndarray:
         """Generates 8-bit images: one instance of the model per fingerprint, one latent per seed.
 
         Args:
           fingerprints: a Fingerprint, its hex digits or its bits [n], for all images; or one per image.
           seeds: an integer in [0, 2^32) for all images, or one per image.
+          labels: for a conditional model, the class in [0, label_size) for all images, or one per image; None draws each
+            from its seed.
           batch_size: images per call of the compiled program; the last batch is padded.
 
         Returns:
@@ -147,21 +161,19 @@ class Model:
         Raises:
           FpganError: if lengths or ranges do not fit.
         """
-        return to_uint8(self.generate_float(fingerprints, seeds, batch_size=batch_size))
+        return to_uint8(self.generate_float(fingerprints, seeds, labels=labels, batch_size=batch_size))
 
-    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *,
+    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
                        batch_size: int = 16) -> np.ndarray:
         """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
-        seeds = _check_seeds(seeds)
-        if len(bits) != len(seeds) and 1 not in (len(bits), len(seeds)):
-            raise FpganError(f"{len(bits)} fingerprints and {len(seeds)} seeds; expected as many of one as of the other, or one")
-        count = len(bits) * len(seeds) if 0 in (len(bits), len(seeds)) else max(len(bits), len(seeds))
-        bits = np.broadcast_to(bits, (count, self.n_bits))
-        seeds = np.broadcast_to(seeds, (count,))
+        inputs = {"fingerprints": bits, "seeds": _check_seeds(seeds)}
+        if labels is not None:
+            inputs["labels"] = _check_labels(labels, self.config.label_size)
+        inputs = _broadcast(inputs)
         program = functools.partial(_generate_program(self.config), self.params["generator"])
         size = self.resolution
-        return _in_batches(program, (bits, seeds), batch_size, (size, size, self.config.channels))
+        return _in_batches(program, inputs, batch_size, (size, size, self.config.channels))
 
     def decode(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
         """Reads the fingerprint's bits from images, whoever made them.
@@ -201,7 +213,7 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
     Args:
       path: the directory; an older model there is replaced, anything else is not.
       config: the architecture.
-      params: {"generator", "decoder"} -> nested dict of arrays.
+      params: {"generator", "decoder"} -> nested dict of arrays; a "discriminator", if there, gets a file of its own.
       info: what else config.json shall say: name, training, metrics ...; plain JSON values.
 
     Raises:
@@ -214,16 +226,36 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         (temporary / "model.safetensors").write_bytes(_params_bytes(params))
+        if "discriminator" in params:
+            (temporary / "discriminator.safetensors").write_bytes(_params_bytes(params, ("discriminator",)))
         text = json.dumps({"format_version": FORMAT_VERSION} | info | {"network": config.to_dict()}, indent=2)
         (temporary / "config.json").write_text(text + "\n")
         temporary.chmod(0o755)
         if path.exists():
-            for kept in set(p.name for p in path.iterdir()) - {"model.safetensors", "config.json"}:
+            replaced = {"model.safetensors", "config.json", "discriminator.safetensors"}
+            for kept in set(p.name for p in path.iterdir()) - replaced:
                 os.replace(path / kept, temporary / kept)
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_discriminator(path: str | os.PathLike) -> dict | None:
+    """Reads the discriminator that was saved beside a model.
+
+    Args:
+      path: the model directory.
+
+    Returns:
+      Nested dict of float32 arrays, or None if there is none.
+
+    Raises:
+      FpganError: if the file is damaged, or does not fit config.json.
+    """
+    config = NetworkConfig.from_dict(_read_info(Path(path))["network"])
+    file = Path(path) / "discriminator.safetensors"
+    return _read_params(file, _read_file(file), config, ("discriminator",))["discriminator"] if file.exists() else None
 
 
 def _read_file(path: Path) -> bytes:
@@ -247,12 +279,12 @@ def _read_info(path: Path) -> dict:
     return info
 
 
-def _read_params(path: Path, content: bytes, config: NetworkConfig) -> dict:
+def _read_params(path: Path, content: bytes, config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
     try:
         arrays = parse_safetensors(content)
     except SafetensorError as error:
         raise FpganError(f"{path} is damaged or truncated ({error}); copy or export the model again") from None
-    expected = param_shapes(config)
+    expected = param_shapes(config, networks)
     found = {name: array.shape for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -262,18 +294,20 @@ def _read_params(path: Path, content: bytes, config: NetworkConfig) -> dict:
 
 
 @functools.cache
-def param_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a model file, by its name, such as "generator/synthesis/b8/conv/weight"."""
+def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
     images = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, config.channels), jnp.float32)
     bits = jax.ShapeDtypeStruct((1, config.fingerprint_bits), jnp.float32)
     latents = jax.ShapeDtypeStruct((1, config.latent_size), jnp.float32)
     labels = jax.ShapeDtypeStruct((1, config.label_size), jnp.float32) if config.label_size else None
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), 1))
-    shapes = {
-        "generator": jax.eval_shape(Generator(config).init, key, latents, bits, keys, labels)["params"],
-        "decoder": jax.eval_shape(Decoder(config).init, key, images)["params"],
+    modules = {
+        "generator": (Generator(config), latents, bits, keys, labels),
+        "decoder": (Decoder(config), images),
+        "discriminator": (Discriminator(config), images, labels),
     }
+    shapes = {name: jax.eval_shape(modules[name][0].init, key, *modules[name][1:])["params"] for name in networks}
     return {name: array.shape for name, array in _flatten(shapes).items()}
 
 
@@ -295,8 +329,8 @@ def _unflatten(arrays: dict) -> dict:
     return tree
 
 
-def _params_bytes(params: dict) -> bytes:
-    parts = {name: params[name] for name in ("generator", "decoder")}
+def _params_bytes(params: dict, networks: tuple[str, ...] = NETWORKS) -> bytes:
+    parts = {name: params[name] for name in networks}
     return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(_flatten(parts).items())})
 
 
@@ -313,6 +347,25 @@ def _check_seeds(seeds) -> np.ndarray:
     if seeds.size and (seeds.min() < 0 or seeds.max() > MAX_SEED):
         raise FpganError(f"seeds from {seeds.min()} to {seeds.max()}; expected integers in [0, {MAX_SEED}]")
     return seeds.astype(np.uint32)
+
+
+def _check_labels(labels, size: int) -> np.ndarray:
+    labels = np.atleast_1d(np.asarray(labels))
+    if not size:
+        raise FpganError("labels for a model without classes; leave them out")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() < size):
+        raise FpganError(f"labels {str(labels.tolist())[:40]}; expected a class, an integer in [0, {size - 1}], or a list")
+    return labels.astype(np.int32)
+
+
+def _broadcast(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Repeats arrays of length 1 to the length of the others."""
+    lengths = {len(array) for array in arrays.values()} - {1}
+    if len(lengths) > 1:
+        given = " and ".join(f"{len(array)} {name}" for name, array in arrays.items())
+        raise FpganError(f"{given}; expected as many of one as of the other, or one")
+    count = lengths.pop() if lengths else 1
+    return tuple(np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays.values())
 
 
 def _in_batches(program: Callable, arrays: tuple, batch_size: int, result_shape: tuple) -> np.ndarray:
