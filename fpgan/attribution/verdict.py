@@ -2,16 +2,15 @@
 
 What is claimed, and what is not:
 
-* "attributed": the bits read from the image match a registered user's fingerprint so well that by chance it
-would happen
-  with at most the stated probability. Registered fingerprints are uniform and independent of an image that
-  its user's instance did not make, so the matches with one of them are Binomial(n, 1/2) and over N users the
-  union bound N P(Bin(n, 1/2) >= m) holds, whatever the image and however biased the decoder. The rate is per
-  image; whoever tests many images should choose it accordingly.
-* "fingerprinted, but nobody registered" is an empirical judgement without a p-value: the decoder is as sure
-of its bits (mean
-  absolute logit) as it is on the images of its own model, by a threshold that was calibrated when the model
-  was exported. Other images may fool it.
+* "attributed": the bits read from the image match a registered user's fingerprint so well that by chance it would
+  happen with at most the stated probability. Registered fingerprints are uniform and independent of an image that
+  their users' instances did not make, so the matches with one of them are Binomial(n, 1/2), and over N users the union
+  bound N P(Bin(n, 1/2) >= m) holds, whatever the image and however biased the decoder. It does not hold for
+  fingerprints that somebody chose instead of drawing them. The rate is per image; whoever tests many images should
+  choose it accordingly. It is about chance: somebody who has an instance's images may imitate its fingerprint.
+* "fingerprinted, but nobody registered" is an empirical judgement without a p-value: the decoder is as sure of its
+  bits (mean absolute logit) as it is on the images of its own model, by a threshold that was calibrated when the model
+  was exported. Images of another origin may make a decoder as sure.
 * "not ours" says that neither holds. An image whose fingerprint was destroyed looks the same.
 * "nobody registered" stands in place of the last two when the model brings no calibrated threshold.
 """
