@@ -5,7 +5,7 @@ import dataclasses
 from fpgan.errors import FpganError
 
 BIT_CODINGS = ("zero_one", "plus_minus_one")
-NOISE_KINDS = ("random", "fixed", "none")
+NOISE_KINDS = ("random", "fixed", "learned", "none")
 GROUP_ORDERS = ("contiguous", "strided")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
@@ -34,7 +34,9 @@ class NetworkConfig:
       modulated_min, modulated_max: the resolutions between which the fingerprint modulates the convolutions
         (0: no limit). Outside them the convolutions are plain.
       noise: what is added to the feature maps: "random" per sample (the paper, in training), "fixed" stored
-        maps, or "none".
+        maps (the authors' samples), "learned" maps, one per channel, or "none". Maps that are the same in all images are
+        carriers that the fingerprint can modulate at every spatial frequency; without them it is left with the smooth
+        patterns that upsampling passes on.
       minibatch_stddev_group: group size of the minibatch standard deviation in the discriminator.
       minibatch_stddev_order: "contiguous" groups of neighbours, so that the result does not depend on how many
         devices share a batch, or "strided" as in the authors' code.

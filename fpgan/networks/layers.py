@@ -191,7 +191,7 @@ class StyledConv(Scaled):
       modulated: whether the style scales the input channels; else the convolution is plain.
       demodulate: see modulated_conv.
       up: double height and width.
-      noise: "random", "fixed" or "none" (NetworkConfig.noise).
+      noise: "random", "fixed", "learned" or "none" (NetworkConfig.noise).
       linear: no noise and no activation (RGB).
     """
 
@@ -218,7 +218,9 @@ class StyledConv(Scaled):
         return x if self.linear else leaky_relu(x)
 
     def noise_map(self, shape: tuple[int, ...], noise_keys: jax.Array | None) -> jax.Array:
-        """Noise of one channel times its learned strength: [N, H, W, 1], or [1, H, W, 1] for a fixed map."""
+        """What is added to [N, H, W, C]: noise of one channel times its learned strength, or a learned map [H, W, C]."""
+        if self.noise == "learned":
+            return self.param("noise_map", nn.initializers.normal(0.1), shape[1:])
         strength = self.param("noise_strength", nn.initializers.zeros, ())
         if self.noise == "fixed":
             noise = lax.stop_gradient(self.param("noise_map", nn.initializers.normal(1.0), shape[1:3]))[None]

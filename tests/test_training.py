@@ -1,0 +1,197 @@
+"""The training run as a whole: kills, pre-emption, NaN, changed configs, export."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import fpgan
+from fpgan import parallel
+from fpgan.errors import FpganError
+from fpgan.training import loop
+from fpgan.training.checkpoint import Checkpoints
+from fpgan.training.export import export
+from fpgan.training.logs import keep_until
+from fpgan.training.state import init_state
+from fpgan.training.step import Phase
+
+TINY = Path(tiny.__file__)
+STEPS = 24
+
+
+def start(workdir, *overrides):
+    """Starts `fpgan train` with the tiny config on one device, as a process of its own."""
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(TINY.parents[1]), str(TINY.parent)])}
+    code = "import sys, fpgan.cli; sys.exit(fpgan.cli.main())"
+    return subprocess.Popen([sys.executable, "-c", code, "train", "--config", str(TINY), "--workdir", str(workdir), *overrides],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for_step(process, step):
+    """Reads the process's output until its log shows a step, or it ends."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "k images" in line and float(line.split("%")[0]) >= 100 * step / STEPS:
+            break
+    return "".join(seen)
+
+
+def final_state(workdir):
+    state = Checkpoints(workdir).restore(init_state(tiny.config(), tiny.network()))
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def records(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    process = start(workdir)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return workdir
+
+
+def test_a_run_killed_anywhere_ends_with_the_same_bits(uninterrupted, tmp_path):
+    workdir = tmp_path / "killed"
+    process = start(workdir)  # first SIGTERM: saves, and exits with 0
+    wait_for_step(process, 3)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and "stopped at step" in output, output
+    stopped = Checkpoints(workdir).latest
+    assert 3 <= stopped < STEPS
+
+    process = start(workdir)  # then SIGKILL at a random moment
+    output = wait_for_step(process, random.randint(stopped + 5, STEPS - 4))
+    assert f"continuing at step {stopped}" in output
+    time.sleep(random.random() / 4)
+    process.kill()
+    process.communicate(timeout=300)
+
+    process = start(workdir)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and "finished at step 24" in output, output
+    whole, killed = final_state(uninterrupted), final_state(workdir)
+    assert whole.keys() == killed.keys() and any("mu" in name for name in whole)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], killed[name], err_msg=name)
+    assert whole[".step"] == STEPS and whole[".path_length_mean"] > 0
+    assert records(workdir)[-1] == records(uninterrupted)[-1]
+    assert [r["step"] for r in records(workdir)] == sorted({r["step"] for r in records(workdir)})
+
+
+def test_the_run_leaves_logs_and_pictures(uninterrupted):
+    last = records(uninterrupted)[-1]
+    assert last["step"] == STEPS and last["images"] == STEPS * 32
+    assert {"adversarial", "latent", "fingerprint", "consistency", "discriminator", "accuracy"} <= last.keys()
+    names = {p.name for p in (uninterrupted / "grids").iterdir()}
+    assert names == {"reals.png"} | {f"{s}-{g}.png" for s in ("0000000", "0000024")
+                                     for g in ("random", "one_latent", "one_fingerprint")}
+
+
+def test_the_same_command_after_the_end_changes_nothing(uninterrupted):
+    before = final_state(uninterrupted)
+    process = start(uninterrupted)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and "finished at step 24" in output, output
+    for name, value in final_state(uninterrupted).items():
+        np.testing.assert_array_equal(before[name], value)
+
+
+def test_another_config_in_a_used_directory_is_refused(uninterrupted):
+    process = start(uninterrupted, "optimizer.beta2=0.5")
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 2 and "was begun with optimizer.beta2 = 0.99, now it is 0.5" in output
+    assert "Traceback" not in output
+
+
+def test_export_gives_a_model_of_the_moving_averages(uninterrupted, tmp_path):
+    model = export(uninterrupted, tmp_path / "exported", dtype="float32")
+    state = final_state(uninterrupted)
+    weight = np.asarray(model.params["generator"]["synthesis"]["b8"]["conv"]["weight"])
+    np.testing.assert_array_equal(weight, state[".ema['generator']['synthesis']['b8']['conv']['weight']"])
+    assert model.info["training"]["images_seen"] == STEPS * 32 and "CC-BY" in model.info["training"]["licence"]
+    assert fpgan.load(tmp_path / "exported").decode(model.generate("a5", [1, 2])).shape == (2, 8)
+    with pytest.raises(FpganError, match="no training run"):
+        export(tmp_path, tmp_path / "none")
+
+
+def counting_phase(bad_step, poison):
+    """A phase that only counts, and at one step gives a scalar or a parameter that is not a number."""
+    def run(state, images):
+        bad = state.step == bad_step
+        loss = jnp.where(bad & (poison == "scalar"), jnp.nan, 1.0)
+        factor = jnp.where(bad & (poison == "params"), jnp.nan, 1.0)
+        params = state.params | {"decoder": jax.tree.map(lambda x: x * factor, state.params["decoder"])}
+        return state.replace(step=state.step + 1, params=params), {"some_loss": loss}
+    return (Phase("counting", 1, run),)
+
+
+@pytest.mark.parametrize("poison, message", [("scalar", "some_loss is not finite at step 11"),
+                                             ("params", "parameters of the decoder are not finite at step 12")])
+def test_nan_stops_the_run_and_names_step_and_term(tmp_path, monkeypatch, poison, message):
+    monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(10, poison))
+    with pytest.raises(loop.TrainingDiverged, match=message):
+        loop.train(tiny.config(every=dict(log=3)), tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest == 8
+    state = checkpoints.restore(init_state(tiny.config(), tiny.network()))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def test_the_newest_checkpoints_are_kept_and_every_nth(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
+    loop.train(tiny.config(keep=dict(newest=2, every=8)), tmp_path)
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [8, 16, 20, 24]
+
+
+def test_streamed_training_reads_the_same_data(tmp_path, monkeypatch):
+    seen = {}
+
+    def recording(name):
+        def run(state, images):
+            return state.replace(step=state.step + 1), {"brightness": jnp.mean(images.astype(jnp.float32))}
+        monkeypatch.setattr(loop, "phases", lambda *args: (Phase("p", 1, run),))
+        loop.train(tiny.config(data=dict(resident=False), total_images=64 * 2), tmp_path / name)
+        seen[name] = [r["brightness"] for r in records(tmp_path / name)]
+    recording("a")
+    recording("b")
+    assert seen["a"] == seen["b"] and len(seen["a"]) == 2
+
+
+def test_a_batch_that_does_not_split_is_refused(tmp_path):
+    with pytest.raises(FpganError, match="batch_size 12 does not split over 8 devices.*multiple of 32"):
+        loop.train(tiny.config(batch_size=12), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metrics_lose_what_will_be_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    keep_until(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_replicated_trees_come_back():
+    tree = {"a": jnp.arange(3.0), "b": jnp.int32(7)}
+    copies = parallel.replicate(tree)
+    assert copies["a"].shape == (8, 3) and copies["b"].shape == (8,)
+    back = parallel.unreplicate(copies)
+    np.testing.assert_array_equal(back["a"], tree["a"])
+    assert back["b"] == 7
