@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from fpgan.bench import random_params
+from fpgan.cli import main
 from fpgan.errors import FpganError
 from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.collect import Settings, draw
 from fpgan.evaluation.report import table
 from fpgan.fingerprint import threshold
 from fpgan.images import encode_png, from_uint8, to_uint8
+from fpgan.model import save_model
+from fpgan.networks.config import NetworkConfig
 
 N_BITS, RESOLUTION = 128, 16
 
@@ -165,3 +169,21 @@ def test_names_of_images_become_settings(tmp_path):
     assert evaluation.data_settings(str(tmp_path), 64)["path"] == str(tmp_path)
     with pytest.raises(FpganError, match="no images"):
         evaluation.data_settings("robohash_cat", 32)
+
+
+def test_the_verb_measures_a_model_folder_and_writes_json(tmp_path, capsys):
+    pytest.importorskip("robohash")
+    config = NetworkConfig(resolution=8, channel_base=16, channel_max=8, fingerprint_bits=16, latent_size=8,
+                           style_size=8, mapping_layers=1, mapping_lr_multiplier=1.0, noise="none")
+    save_model(tmp_path / "model", config, random_params(config, 0), {"name": "tiny"})
+    out = tmp_path / "metrics.json"
+    arguments = ["--model", str(tmp_path / "model"), "--count", "24", "--users", "1000", "--out", str(out)]
+    assert main(["evaluate", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "16 bits are too few for 1,000 users" in printed and f"written to {out}" in printed
+    results = json.loads(out.read_text())
+    assert results["data"]["name"] == "robohash_cats" and "David Revoy" in results["data"]["licence"]
+    assert 0.3 < results["bit_accuracy"]["png"]["value"] < 0.7
+    assert results["provenance"]["fpgan"] and results["provenance"]["device"]["count"] >= 1
+    assert main(["evaluate", *arguments, "--features", "fid"]) == 2
+    assert "no features named 'fid'" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""fpgan bench: measures speed."""
+
+from __future__ import annotations
+
+EXAMPLE = """\
+  fpgan bench
+  fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 --compute-dtype bfloat16
+  fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
+  fpgan bench train-step --config configs/robohash64.py --batch 16,64
+
+Images/s are medians over turns in which all that is compared takes part; compile time stands apart. FLOPs
+are those of XLA's cost analysis, the ceiling is a large matrix product. `generate` is also timed with a
+kernel per sample (grouped convolutions), and shows that new fingerprints do not compile again."""
+
+
+def add_arguments(parser) -> None:
+    """Adds the options."""
+    parser.add_argument("tasks", nargs="*", metavar="TASK",
+                        help="generate, decode, train-step; the first two without any")
+    parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns, of which the median counts (5)")
+    parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
+    parser.add_argument("--resolution", type=int, default=64, help="of a random model (64)")
+    parser.add_argument("--channel-base", type=int, default=4096,
+                        help="of a random model: min(BASE / 2^(k-1), MAX) channels at 2^k pixels (4096)")
+    parser.add_argument("--channel-max", type=int, default=256, help="see --channel-base (256)")
+    parser.add_argument("--bits", type=int, default=128, help="of a random model (128)")
+    parser.add_argument("--compute-dtype", default="float32", help="of a random model: float32, bfloat16")
+    parser.add_argument("--grouped-batch", type=int, default=16, metavar="SIZE",
+                        help="batch size of the comparison with grouped convolutions; 0: none (16)")
+    parser.add_argument("--fingerprints", type=int, default=1000, metavar="N",
+                        help="distinct ones to count traces over; 0: none (1000)")
+    parser.add_argument("--config", help="config file for train-step")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters and inputs (0)")
+    parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
+
+
+def run(args) -> int:
+    """Times, prints the table, and says where the file is."""
+    import shlex
+    import sys
+
+    from fpgan.bench import Settings, bench, table
+    from fpgan.model import load
+
+    model = load(args.model) if args.model else None
+    settings = Settings(_sizes(args.batch), args.repeats, args.grouped_batch, args.fingerprints, args.seed)
+    results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
+                    params=model.params if model else None, training=_training(args.config), out=args.out,
+                    command=shlex.join(["fpgan", *sys.argv[1:]]))
+    print(table(results))
+    if args.out:
+        print(f"\nwritten to {args.out}")
+    return 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    from fpgan.errors import FpganError
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise FpganError(f"--batch is {text!r}; expected whole numbers, such as 1,8,16,64") from None
+
+
+def _network(args):
+    from fpgan.networks.config import NetworkConfig
+    return NetworkConfig(resolution=args.resolution, channel_base=args.channel_base,
+                         channel_max=args.channel_max, fingerprint_bits=args.bits,
+                         compute_dtype=args.compute_dtype)
+
+
+def _training(path: str | None):
+    if path is None:
+        return None
+    from fpgan.training.config import load
+    return load(path)

@@ -1,0 +1,128 @@
+"""Benchmarks: what is compared is the same function, timed in turns, and the numbers add up."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fpgan import bench as bench_module
+from fpgan import model
+from fpgan.bench import Settings, bench, table
+from fpgan.errors import FpganError
+from fpgan.networks import layers
+from fpgan.networks.config import NetworkConfig
+
+TINY = NetworkConfig(resolution=8, channel_base=16, channel_max=8, fingerprint_bits=16, latent_size=8,
+                     style_size=8, mapping_layers=1, mapping_lr_multiplier=1.0, noise="none")
+
+
+@pytest.mark.parametrize("size, demodulate, up", [(3, True, False), (3, True, True), (1, False, False)])
+def test_grouped_convolutions_are_the_same_function(size, demodulate, up):
+    rng = np.random.default_rng(0)
+    x, kernel, style = (jnp.asarray(rng.normal(size=shape), jnp.float32)
+                        for shape in [(3, 5, 6, 4), (size, size, 4, 7), (3, 4)])
+    shared = layers.modulated_conv(x, kernel, style, demodulate=demodulate, up=up)
+    grouped = bench_module.grouped_modulated_conv(x, kernel, style, demodulate=demodulate, up=up)
+    assert shared.shape == grouped.shape == ((3, 10, 12, 7) if up else (3, 5, 6, 7))
+    np.testing.assert_allclose(grouped, shared, rtol=1e-4, atol=1e-5)
+
+
+def test_the_whole_generator_runs_with_grouped_convolutions_and_then_without():
+    shared = layers.modulated_conv
+    inputs = (bench_module.random_params(TINY, 0)["generator"], *bench_module.generator_inputs(TINY, 3, 0))
+
+    def text():
+        return jax.jit(model.generate_fn(TINY)).lower(*inputs).as_text()
+
+    with bench_module.grouped_convolutions():
+        assert "feature_group_count = 3" in text()
+    assert layers.modulated_conv is shared and "feature_group_count = 3" not in text()
+    with pytest.raises(ZeroDivisionError), bench_module.grouped_convolutions():
+        raise ZeroDivisionError
+    assert layers.modulated_conv is shared
+
+
+def test_calls_take_turns_after_one_that_does_not_count():
+    order = []
+    calls = {name: lambda name=name: order.append(name) or jnp.zeros(()) for name in "ab"}
+    seconds = bench_module.time_in_turns(calls, 3)
+    assert order == list("ab" * 4)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_flops_of_a_matrix_product_are_counted():
+    program = bench_module.compile_program(lambda a, b: a @ b, jnp.ones((32, 48)), jnp.ones((48, 64)))
+    assert program.flops == pytest.approx(2 * 32 * 48 * 64, rel=0.05)
+    assert program.call().shape == (32, 64) and program.compile_seconds > 0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "bench.json"
+    patch = pytest.MonkeyPatch()
+    patch.setitem(bench_module._CEILING_SIDE, "cpu", 64)
+    settings = Settings(batches=(1, 4), repeats=3, grouped_batch=4, fingerprints=41)
+    returned = bench(["generate", "decode"], TINY, settings, out=out, command="fpgan bench ...")
+    patch.undo()
+    assert json.loads(out.read_text()) == json.loads(json.dumps(returned))
+    return returned
+
+
+def test_numbers_of_a_run_add_up(results):
+    for task in ("generate", "decode"):
+        assert [row["batch"] for row in results[task]["rows"]] == [1, 4]
+        for row in results[task]["rows"]:
+            assert row["slowest"] <= row["images_per_second"] <= row["fastest"]
+            assert row["flops_per_second"] == pytest.approx(row["flops_per_image"] * row["images_per_second"])
+            ceiling = results[task]["ceiling"]
+            assert row["of_ceiling"] == pytest.approx(row["flops_per_second"] / ceiling["flops_per_second"])
+    assert results["generate"]["grouped"]["relative_difference"] < 1e-4
+    assert results["provenance"]["command"] == "fpgan bench ..."
+
+
+def test_new_fingerprints_are_not_traced_again(results):
+    traces = results["generate"]["traces"]
+    assert (traces["traces"], traces["calls"]) == (1, 12) and traces["fingerprints"] >= 41
+
+
+def test_the_table_has_every_row(results):
+    text = table(results)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "generate: 8x8, 16 bits" in text and "decode: 8x8" in text and "traced 1 time over" in text
+    assert text.count("\n     4") == 2
+
+
+def test_a_wrong_formulation_is_not_timed(monkeypatch):
+    right = bench_module.grouped_modulated_conv
+
+    def wrong(*args, **options):
+        return 1.01 * right(*args, **options)
+
+    monkeypatch.setattr(bench_module, "grouped_modulated_conv", wrong)
+    settings = Settings(batches=(2,), repeats=1, grouped_batch=2, fingerprints=0)
+    with pytest.raises(FpganError, match="one of them is wrong"):
+        bench(["generate"], TINY, settings)
+
+
+@pytest.mark.parametrize("tasks, settings, message", [
+    (["generates"], Settings(), "no benchmark 'generates'"), ([], Settings(), "no benchmark"),
+    (["decode"], Settings(batches=(0,)), "at least 1"), (["train-step"], Settings(), "give --config"),
+])
+def test_senseless_wishes_are_refused(tasks, settings, message):
+    with pytest.raises(FpganError, match=message):
+        bench(tasks, TINY, settings)
+
+
+@pytest.mark.slow
+def test_a_training_step_is_the_sum_of_its_phases():
+    training = pytest.importorskip("fpgan.training.config")
+    config = training.default()
+    config.network.update(TINY.to_dict())
+    part = bench(["train-step"], TINY, Settings(batches=(8,), repeats=2), training=config)["train-step"]
+    row = part["rows"][0]
+    assert set(row["phases"]) == {"generator", "path_length", "discriminator", "r1"}
+    step = sum(phase["seconds"] / phase["interval"] for phase in row["phases"].values())
+    assert row["images_per_second"] == pytest.approx(8 / step)
+    assert row["flops_per_image"] > 0
