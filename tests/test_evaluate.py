@@ -58,7 +58,7 @@ class NoiseImages:
         return np.stack([np.random.default_rng(i).integers(0, 128, shape, dtype=np.uint8) for i in indices])
 
 
-SETTINGS = Settings(count=300, seed=7, n_users=5000)
+SETTINGS = Settings(count=150, seed=7, n_users=5000)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_a_perfect_model_is_seen_as_perfect(perfect):
     assert perfect["bit_accuracy"]["float"]["value"] == perfect["bit_accuracy"]["png"]["value"] == 1.0
     assert perfect["capacity_bits"] == 128 and perfect["worst_bit_accuracy"] == 1.0
     after = perfect["attribution"]["after"]["png"]
-    assert (after["correct"], after["wrong"], after["nobody"]) == (300, 0, 0)
-    assert after["share"]["low"] == pytest.approx(300 / (300 + 1.96**2), abs=1e-4)
+    assert (after["correct"], after["wrong"], after["nobody"]) == (150, 0, 0)
+    assert after["share"]["low"] == pytest.approx(150 / (150 + 1.96**2), abs=1e-4)
 
 
 def test_a_known_error_rate_is_found():
@@ -88,7 +88,7 @@ def test_a_known_error_rate_is_found():
 
 def test_noise_is_nobodys(perfect):
     found = perfect["false_attribution"]["noise"]
-    assert (found["images"], found["attributed"]) == (300, 0)
+    assert (found["images"], found["attributed"]) == (150, 0)
     assert found["mean_matches"] == pytest.approx(64, abs=2)
     assert found["binomial_fit"]["p_value"] > 1e-4
 
@@ -111,13 +111,13 @@ def test_results_are_plain_json_and_repeatable(perfect):
     again = evaluation.evaluate(PaintedBits(), NoiseImages(), SETTINGS)
     drop = {"seconds": None}
     assert json.loads(json.dumps(perfect | drop, allow_nan=False)) == again | drop
-    other = evaluation.evaluate(PaintedBits(), NoiseImages(), Settings(count=300, seed=8, n_users=5000))
+    other = evaluation.evaluate(PaintedBits(), NoiseImages(), Settings(count=150, seed=8, n_users=5000))
     assert other["frechet_distance"] != perfect["frechet_distance"]
 
 
 def test_the_table_tells_the_main_numbers(perfect):
     text = table(perfect)
-    assert "300 of 300" in text and "128.0" in text and "Frechet distance over pixels@8" in text
+    assert "150 of 150" in text and "128.0" in text and "Frechet distance over pixels@8" in text
     assert max(map(len, text.splitlines())) <= 100
 
 
