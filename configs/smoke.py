@@ -16,7 +16,8 @@ def get_config():
     config.name = "smoke"
     config.data.update(dict(name="robohash_cats", resolution=32, count=5_000))
     config.network.update(dict(
-        resolution=32, fingerprint_bits=16, latent_size=16, style_size=64, channel_base=256, channel_max=32, decoder_features=128,
+        resolution=32, fingerprint_bits=16, latent_size=16, style_size=64, channel_base=256, channel_max=32,
+        decoder_features=128,
         mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned"))
     config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=1.0, path_length=0.0))
     config.curriculum.update(dict(bits_first=True, start_accuracy=0.9, hold_accuracy=0.85, latent_images=4_000,

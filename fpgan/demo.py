@@ -45,13 +45,15 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
     if folder.exists() and any(folder.iterdir()):
         raise FpganError(f"{folder} is not empty; choose a new folder with --out")
     model = load(model_name)
-    report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, hash {model.hash}")
+    report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, "
+           f"hash {model.hash}")
     registry = issue(USERS, model.n_bits)
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
     generate_set(model, registry.users, registry.bits, folder / "images", count=PER_USER, seed=seed)
     others = write_images_not_ours(folder / "not_ours", model.resolution)
-    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; now reading them back\n")
+    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
+           "now reading them back\n")
     rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
                                model.info.get("confidence_threshold")))
     with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write_row:

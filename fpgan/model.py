@@ -51,7 +51,8 @@ def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
         path = SHIPPED / str(name_or_path)
     if not path.is_dir():
         names = ", ".join(shipped_models()) or "none"
-        raise FpganError(f"no model {str(name_or_path)!r}; expected the path of a model directory, or a shipped model: {names}")
+        raise FpganError(f"no model {str(name_or_path)!r}; expected the path of a model directory, "
+                         f"or a shipped model: {names}")
     info = _read_info(path)
     config = NetworkConfig.from_dict(info["network"])
     content = _read_file(path / "model.safetensors")
@@ -191,8 +192,8 @@ class Model:
         images = np.asarray(images)
         expected = (self.resolution, self.resolution, self.config.channels)
         if images.shape[1:] != expected or (images.dtype != np.uint8 and images.dtype.kind != "f"):
-            raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected (N, {expected[0]}, {expected[1]},"
-                             f" {expected[2]}) as uint8, or as floats in [-1, 1]")
+            raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected "
+                             f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
         images = images if images.dtype == np.uint8 else images.astype(np.float32)
         program = functools.partial(_decode_program(self.config), self.params["decoder"])
         return _in_batches(program, (images,), batch_size, (self.n_bits,))
@@ -235,8 +236,12 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
             replaced = {"model.safetensors", "config.json", "discriminator.safetensors"}
             for kept in set(p.name for p in path.iterdir()) - replaced:
                 os.replace(path / kept, temporary / kept)
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            old = temporary.with_name(temporary.name + "-old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -288,8 +293,8 @@ def _read_params(path: Path, content: bytes, config: NetworkConfig, networks: tu
     found = {name: array.shape for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape {found.get(name, 'none')}, expected "
-                             f"{expected.get(name, 'no such array')}; export the model again")
+            raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape "
+                             f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; export the model again")
     return _unflatten({name: array.astype(jnp.float32) for name, array in arrays.items()})
 
 

@@ -63,7 +63,8 @@ def test_wrong_overrides_are_named(override, message):
 @pytest.mark.parametrize("text, message", [
     ("from fpgan.training.config import default\ndef get_config():\n  c = default(); c.data.resolution = 64; return c",
      "data.resolution is 64, network.resolution 128"),
-    ("import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({'sead': 1})", "nearest known one is 'seed'"),
+    ("import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({'sead': 1})",
+     "nearest known one is 'seed'"),
     ("x = 1", "no function get_config"),
 ])
 def test_wrong_files_are_named(tmp_path, text, message):

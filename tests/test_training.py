@@ -18,6 +18,7 @@ import tiny
 import fpgan
 from fpgan import parallel
 from fpgan.errors import FpganError
+from fpgan.model import save_model
 from fpgan.training import loop
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.export import export
@@ -34,8 +35,8 @@ def start(workdir, *overrides):
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0",
                    "PYTHONPATH": os.pathsep.join([str(TINY.parents[1]), str(TINY.parent)])}
     code = "import sys, fpgan.cli; sys.exit(fpgan.cli.main())"
-    return subprocess.Popen([sys.executable, "-c", code, "train", "--config", str(TINY), "--workdir", str(workdir), *overrides],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    command = [sys.executable, "-c", code, "train", "--config", str(TINY), "--workdir", str(workdir), *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def wait_for_step(process, step):
@@ -130,6 +131,19 @@ def test_export_gives_a_model_of_the_moving_averages(uninterrupted, tmp_path):
     assert fpgan.load(tmp_path / "exported").decode(model.generate("a5", [1, 2])).shape == (2, 8)
     with pytest.raises(FpganError, match="no training run"):
         export(tmp_path, tmp_path / "none")
+
+
+def test_a_run_can_start_from_a_model(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
+    model = export(uninterrupted, tmp_path / "model")
+    params = init_state(tiny.config(), tiny.network()).params
+    both = dict(model.params) | {"discriminator": params["discriminator"]}
+    save_model(tmp_path / "with_discriminator", model.config, both, {})
+    for name in ("model", "with_discriminator"):
+        state = loop.train(tiny.config(init_from=str(tmp_path / name), total_images=64), tmp_path / f"from_{name}")
+        jax.tree.map(np.testing.assert_array_equal, state.params, jax.tree.map(np.asarray, both))
+    with pytest.raises(FpganError, match="network.style_size is 16, there 8"):
+        loop.train(tiny.config(init_from=str(tmp_path / "model"), network=dict(style_size=16)), tmp_path / "other")
 
 
 def counting_phase(bad_step, poison):

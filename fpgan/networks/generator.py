@@ -18,6 +18,7 @@ class LabelConcat(Scaled):
 
     @nn.compact
     def __call__(self, bits: jax.Array, labels: jax.Array) -> jax.Array:
+        """bits [N, n], one-hot labels [N, label_size] -> [N, 2n]."""
         weight = self.param("weight", nn.initializers.normal(1.0), (labels.shape[-1], bits.shape[-1]))
         return jnp.concatenate([bits, labels @ weight], axis=-1)
 
@@ -74,8 +75,8 @@ class Synthesis(nn.Module):
 
         Args:
           latents: [N, latent_size] float32, z ~ N(0, I).
-          styles: [N, num_layers, style_size] float32; the layers are 4x4 conv, 4x4 RGB share of the next
-            resolution's index as in StyleGAN2: conv 0; at 2^r conv_up 2r-5, conv 2r-4, RGB 2r-3.
+          styles: [N, num_layers, style_size] float32, one style a layer; the layers' numbers are 0 for the 4x4
+            convolution and, at 2^r, 2r-5 for conv_up, 2r-4 for conv, 2r-3 for RGB, which the next conv_up shares.
           noise_keys: [N] PRNG keys, needed if config.noise is "random".
 
         Returns:
@@ -99,6 +100,7 @@ class Generator(nn.Module):
     config: NetworkConfig
 
     def setup(self):
+        """Makes the two halves."""
         self.mapping = Mapping(self.config)
         self.synthesis = Synthesis(self.config)
 

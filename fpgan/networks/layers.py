@@ -163,6 +163,7 @@ class Dense(Scaled):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, I] -> [N, features]."""
         x = x @ self.weight((x.shape[-1], self.features)).astype(x.dtype) + self.bias(self.features).astype(x.dtype)
         return leaky_relu(x) if self.activate else x
 
@@ -177,6 +178,7 @@ class Conv(Scaled):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, I] -> [N, H, W, features], or half of H and W with `down`."""
         kernel = self.weight((self.size, self.size, x.shape[-1], self.features)).astype(x.dtype)
         x = (conv_down if self.down else conv)(x, kernel)
         return x if self.linear else leaky_relu(x + self.bias(self.features).astype(x.dtype))
@@ -205,6 +207,7 @@ class StyledConv(Scaled):
 
     @nn.compact
     def __call__(self, x: jax.Array, style: jax.Array, noise_keys: jax.Array | None = None) -> jax.Array:
+        """x [N, H, W, I], style [N, S], noise_keys [N] -> [N, H, W, features], or twice H and W with `up`."""
         kernel = self.weight((self.size, self.size, x.shape[-1], self.features))
         if self.modulated:
             scale = style @ self.weight((style.shape[-1], x.shape[-1]), "mod_weight")

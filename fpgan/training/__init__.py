@@ -1,0 +1,1 @@
+"""Training: objective, state, phases, loop, checkpoints, logs."""

@@ -55,7 +55,8 @@ class Checkpoints:
         """
         step = self.latest if step is None else step
         if step is None:
-            raise FpganError(f"no checkpoint in {self._manager.directory}; train first: fpgan train --config ... --workdir ...")
+            raise FpganError(f"no checkpoint in {self._manager.directory}; train first: "
+                             "fpgan train --config ... --workdir ...")
         template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _as_dict(like))
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))

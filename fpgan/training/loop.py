@@ -16,7 +16,7 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, settle_config
 from fpgan.training.logs import Log
 from fpgan.training.samples import write_grids
-from fpgan.training.state import TrainState, init_state
+from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
 from fpgan.training.step import phases
 
 
@@ -46,7 +46,8 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     devices = check_batch(config)
     settle_config(workdir, config)
     source = open_source(config.data)
-    report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; licence: {source.licence}")
+    report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
+           f"licence: {source.licence}")
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, network, checkpoints, report)
     start, last = int(state.step), config.total_images // config.batch_size
@@ -77,7 +78,8 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     finally:
         checkpoints.close()
         stop.restore()
-    report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; saved in {workdir}")
+    report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; "
+           f"saved in {workdir}")
     return state
 
 
@@ -85,20 +87,25 @@ def check_batch(config) -> int:
     """The number of devices that share a batch, if it divides evenly, with whole minibatch groups on each.
 
     Raises:
-      FpganError: if not.
+      FpganError: if not, or for a conditional model, which can be run but not trained.
     """
+    if config.network.label_size:
+        raise FpganError("network.label_size is set; conditional models can be imported and run, but not trained here")
     devices, batch = jax.device_count(), config.batch_size
     group = min(config.network.minibatch_stddev_group, batch)
     if batch % (devices * group):
-        raise FpganError(f"batch_size {batch} does not split over {devices} devices in groups of {group} (minibatch standard "
-                         f"deviation); expected a multiple of {devices * group}")
+        raise FpganError(f"batch_size {batch} does not split over {devices} devices in groups of {group} "
+                         f"(minibatch standard deviation); expected a multiple of {devices * group}")
     return devices
 
 
 def first_state(config, network: NetworkConfig, checkpoints: Checkpoints, report) -> TrainState:
-    """The newest checkpoint of this run, if there is one; else a fresh start."""
+    """The newest checkpoint of this run, if there is one; else the model `init_from`, if given; else a fresh start."""
     state = init_state(config, network)
     if checkpoints.latest is None:
+        if config.init_from:
+            state = state_from_params(config, params_from_model(config.init_from, network, state.params))
+            report(f"starting from the model {config.init_from}")
         counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()}
         report("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
         return state
@@ -131,8 +138,8 @@ def flush(log: Log) -> None:
     bad = log.flush()
     if bad:
         step, term = bad
-        raise TrainingDiverged(f"{term} is not finite at step {step}; the last checkpoint is intact. Lower the learning rates, "
-                               "or raise objective.r1_gamma, in a new --workdir")
+        raise TrainingDiverged(f"{term} is not finite at step {step}; the last checkpoint is intact. "
+                               "Lower the learning rates, or raise objective.r1_gamma, in a new --workdir")
 
 
 def save(checkpoints: Checkpoints, replicated: TrainState) -> TrainState:

@@ -1,10 +1,14 @@
 """The state of a training run: one pytree that holds everything that a resumed run needs."""
 
+from pathlib import Path
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from fpgan.errors import FpganError
+from fpgan.model import load, load_discriminator
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
@@ -101,3 +105,32 @@ def state_from_params(config, params: dict) -> TrainState:
         accuracy=jnp.full((), 0.5),
         progress=jnp.full((), 0.0 if config.curriculum.bits_first else 2.0),
     )
+
+
+def params_from_model(path: str, network: NetworkConfig, fresh: dict) -> dict:
+    """Parameters of a saved model as the start of a training run (config.init_from).
+
+    Args:
+      path: a model directory or the name of a shipped model; its discriminator is used if it was saved beside it.
+      network: the architecture that is to be trained.
+      fresh: random parameters of it; what remains of them is the discriminator, if the model has none. Noise maps that the
+        architecture does not have are dropped.
+
+    Raises:
+      FpganError: if the model's architecture has other parameters.
+    """
+    model = load(path)
+    saved = dict(model.params)
+    discriminator = load_discriminator(path) if Path(path).is_dir() else None
+    saved["discriminator"] = fresh["discriminator"] if discriminator is None else discriminator
+
+    def pick(place, old, new):
+        for step in place:
+            new = new.get(step.key) if isinstance(new, dict) else None
+        if getattr(new, "shape", None) != old.shape:
+            theirs, ours = model.config.to_dict(), network.to_dict()
+            differs = ", ".join(f"network.{k} is {ours[k]!r}, there {theirs[k]!r}" for k in ours if ours[k] != theirs[k])
+            raise FpganError(f"cannot start from {path}: it has another architecture ({differs}); set the same fields")
+        return new
+
+    return jax.tree_util.tree_map_with_path(lambda place, old: pick(place, old, saved), fresh)

@@ -219,8 +219,8 @@ def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict
       batch: samples on this device.
 
     Returns:
-      latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in {0., 1.}; noise_keys [batch];
-      and, for the path length, pixels [batch, R, R, channels] ~ N(0, 1).
+      latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
+      {0., 1.}; noise_keys [batch]; and, for the path length, pixels [batch, R, R, channels] ~ N(0, 1).
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")

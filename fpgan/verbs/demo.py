@@ -23,6 +23,6 @@ def run(args) -> int:
     print("\n".join(summarise(rows, folder)))
     print(f"\nAn image is attributed if chance would do it at most once in {1 / args.fpr:g} images.")
     print(f"every image's verdict: {folder / 'verdicts.csv'}")
-    print(f"picture: {folder / 'picture.png'} (a row per user, a latent per column; last row: the first user's images minus the"
-          f" second's, times {RESIDUAL_GAIN}, on grey)")
+    print(f"picture: {folder / 'picture.png'} (a row per user, a latent per column; last row: the first "
+          f"user's images minus the second's, times {RESIDUAL_GAIN}, on grey)")
     return 0
