@@ -19,6 +19,6 @@ def get_config():
     config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=1.0, path_length=0.0, coarse_consistency=2.0))
     config.curriculum.update(dict(bits_first=True, start_accuracy=0.9, hold_accuracy=0.8, latent_images=24_000,
                                   ramp_images=48_000))
-    config.optimizer.update(dict(decay_images=60_000))
-    config.total_images = 220_000
+    config.optimizer.update(dict(decay_images=80_000))
+    config.total_images = 280_000
     return config

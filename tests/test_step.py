@@ -103,17 +103,29 @@ def test_the_curriculum_waits_rises_and_falls_with_the_accuracy():
     assert float(weights["adversarial"]) == 0.5 and weights["fingerprint"] == 2.0
 
 
-def test_image_terms_are_zero_while_they_are_held_back_and_the_discriminator_rests():
+def test_while_image_terms_are_held_back_only_the_bits_phase_runs():
     config = tiny.config(curriculum=dict(bits_first=True))
     network = tiny.network()
     state = init_state(config, network)
-    images = open_source(config.data).load_all()
-    listed = {phase.name: phase for phase in step.phases(config, network, config.batch_size // 8, True)}
-    _, scalars = mapped(listed["generator"], 8)(state, images)
-    assert scalars["adversarial"] == 0 and scalars["consistency"] == 0 and scalars["fingerprint"] > 0.5
-    rested, _ = mapped(listed["discriminator"], 8)(state, images)
-    for a, b in zip(jax.tree.leaves(rested.params), jax.tree.leaves(state.params), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert not state.image_terms and init_state(tiny.config(), network).image_terms
+    listed = step.phases(config, network, config.batch_size // 8, True)
+    assert [p.name for p in listed if p.image_terms is not True] == ["bits"]
+    assert [p.name for p in listed if p.image_terms is not False] == list(PHASES)
+    bits = next(p for p in listed if p.name == "bits")
+    after, scalars = mapped(bits, 8)(state, open_source(config.data).load_all())
+    assert "adversarial" not in scalars and scalars["fingerprint"] > 0.5
+    before = jax.tree.map(np.asarray, state.params["discriminator"])
+    jax.tree.map(np.testing.assert_array_equal, after.params["discriminator"], before)
+
+
+def test_image_terms_are_let_in_and_out_every_sixteenth_step():
+    config = tiny.config(curriculum=dict(bits_first=True, hold_accuracy=0.0))
+    state = init_state(config, tiny.network()).replace(progress=jnp.float32(1.5), step=jnp.int32(13))
+    seen = []
+    for _ in range(4):
+        state = step.advance_curriculum(config, state, jnp.float32(0.9))
+        seen.append(bool(state.image_terms))
+    assert seen == [False, False, True, True]
 
 
 def test_learning_rates_decay_and_are_corrected_for_lazy_regularisation():

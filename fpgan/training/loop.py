@@ -17,7 +17,7 @@ from fpgan.training.checkpoint import Checkpoints, settle_config
 from fpgan.training.logs import Log
 from fpgan.training.samples import write_grids
 from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
-from fpgan.training.step import phases
+from fpgan.training.step import STAGE_INTERVAL, phases
 
 
 class TrainingDiverged(FpganError):
@@ -61,8 +61,10 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
         for step in range(start, last):
             scalars = {}
             batch = next(images)
+            if step == start or step % STAGE_INTERVAL == 0:
+                image_terms = bool(parallel.unreplicate(replicated.image_terms))
             for phase in steps:
-                if step % phase.interval == 0:
+                if step % phase.interval == 0 and phase.image_terms in (None, image_terms):
                     replicated, logged = phase.run(replicated, batch)
                     scalars |= logged
             log.add(step + 1, scalars)

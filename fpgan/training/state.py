@@ -29,6 +29,7 @@ class TrainState:
       path_length_mean: float32, running mean of the path lengths.
       accuracy: float32, running bit accuracy on training images, starting at 0.5.
       progress: float32 in [0, 2], how far the curriculum has come; 2 is the whole objective.
+      image_terms: bool, whether the curriculum lets the image terms in.
     """
 
     step: jax.Array
@@ -38,6 +39,7 @@ class TrainState:
     path_length_mean: jax.Array
     accuracy: jax.Array
     progress: jax.Array
+    image_terms: jax.Array
 
 
 def adam(config, network: str) -> optax.GradientTransformation:
@@ -104,6 +106,7 @@ def state_from_params(config, params: dict) -> TrainState:
         path_length_mean=jnp.zeros(()),
         accuracy=jnp.full((), 0.5),
         progress=jnp.full((), 0.0 if config.curriculum.bits_first else 2.0),
+        image_terms=jnp.full((), not config.curriculum.bits_first),
     )
 
 

@@ -32,11 +32,20 @@ from fpgan.training.state import TrainState, adam, lazy_factor
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One phase: its name, the number of steps between its turns, and `run(state, images) -> (state, scalars)`."""
+    """One phase of a step.
+
+    Attributes:
+      name: of the phase.
+      interval: number of steps between its turns.
+      run: (state, images) -> (state, scalars).
+      image_terms: whether it runs while the curriculum lets the image terms in (True), while it holds them back (False),
+        or always (None). The host picks: on a CPU, convolutions inside `lax.cond` run ten times slower.
+    """
 
     name: str
     interval: int
     run: Callable
+    image_terms: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,25 +70,27 @@ def phases(config, network: NetworkConfig, device_batch: int, resident: bool) ->
     """
     setup = Setup(config, network, device_batch, resident)
     o = config.objective
-    listed = [Phase("generator", 1, functools.partial(generator_phase, setup))]
+    listed = [Phase("generator", 1, functools.partial(generator_phase, setup, True), True)]
+    if config.curriculum.bits_first:
+        listed.append(Phase("bits", 1, functools.partial(generator_phase, setup, False), False))
     if o.path_length:
-        listed.append(Phase("path_length", o.path_length_interval, functools.partial(path_length_phase, setup)))
-    listed.append(Phase("discriminator", 1, functools.partial(discriminator_phase, setup)))
+        listed.append(Phase("path_length", o.path_length_interval, functools.partial(path_length_phase, setup), True))
+    listed.append(Phase("discriminator", 1, functools.partial(discriminator_phase, setup), True))
     if o.r1_gamma:
-        listed.append(Phase("r1", o.r1_interval, functools.partial(r1_phase, setup)))
+        listed.append(Phase("r1", o.r1_interval, functools.partial(r1_phase, setup), True))
     return tuple(listed)
 
 
-def generator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
-    """Updates generator and decoder on the main objective, the moving averages and the curriculum."""
+def generator_phase(setup: Setup, image_terms: bool, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+    """Updates generator and decoder on the main objective, with or without its image terms; averages; curriculum."""
     del images
     inputs = draw_inputs(setup, state, "generator", setup.device_batch)
     ramp = image_ramp(state)
 
     def objective(params):
-        terms = generator_terms(setup, params, state.params["discriminator"], inputs, ramp)
+        terms = generator_terms(setup, params, state.params["discriminator"], inputs, image_terms)
         weights = term_weights(setup.config, ramp)
-        return sum(weights[name] * jnp.mean(terms[name]) for name in weights), terms
+        return sum(weights[name] * jnp.mean(terms[name]) for name in weights if name in terms), terms
 
     trained = {name: state.params[name] for name in ("generator", "decoder")}
     gradients, terms = jax.grad(objective, has_aux=True)(trained)
@@ -90,35 +101,29 @@ def generator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple
     return state, scalars | {"progress": state.progress, "running_accuracy": state.accuracy}
 
 
-def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, ramp: jax.Array) -> dict:
+def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, image_terms: bool) -> dict:
     """Every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
 
-    The image terms are zeros, and cost nothing, while the curriculum holds them back.
+    Without `image_terms` those that need the discriminator or a second fingerprint are left out.
     """
     network, bits = setup.network, inputs["fingerprints"]
     generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
     fakes = generate(bits, inputs["noise_keys"])
     seen = quantize(fakes) if setup.config.objective.quantize else fakes
     logits, estimates = Decoder(network).apply({"params": params["decoder"]}, seen)
-
-    def image_terms(fakes):
-        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
-        scores = Discriminator(network).apply({"params": discriminator}, fakes)
-        return {
-            "adversarial": losses.generator_adversarial(scores),
-            "consistency": losses.consistency(fakes, others),
-            "coarse_consistency": losses.coarse_consistency(fakes, others),
-        }
-
-    def no_image_terms(fakes):
-        return dict.fromkeys(("adversarial", "consistency", "coarse_consistency"), jnp.zeros(fakes.shape[0]))
-
-    return lax.cond(ramp > 0, image_terms, no_image_terms, fakes) | {
+    terms = {
         "latent": losses.latent_reconstruction(inputs["latents"], estimates),
         "fingerprint": losses.fingerprint_cross_entropy(logits, bits),
         "out_of_range": losses.out_of_range(fakes),
         "accuracy": jnp.mean((logits > 0) == (bits > 0), axis=-1),
     }
+    if image_terms:
+        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
+        scores = Discriminator(network).apply({"params": discriminator}, fakes)
+        terms["adversarial"] = losses.generator_adversarial(scores)
+        terms["consistency"] = losses.consistency(fakes, others)
+        terms["coarse_consistency"] = losses.coarse_consistency(fakes, others)
+    return terms
 
 
 def term_weights(config, ramp: jax.Array) -> dict:
@@ -164,28 +169,21 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
 
 
 def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
-    """Updates the discriminator on fresh fakes and on real images; rests while the image terms are held back."""
+    """Updates the discriminator on fresh fakes and on real images."""
     inputs = draw_inputs(setup, state, "discriminator", setup.device_batch)
     reals = draw_reals(setup, state.step, images)
+    fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
+                                           inputs["fingerprints"], inputs["noise_keys"])
 
-    def update(state):
-        fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
-                                               inputs["fingerprints"], inputs["noise_keys"])
+    def objective(params):
+        score = functools.partial(Discriminator(setup.network).apply, {"params": params})
+        real_scores, fake_scores = score(reals), score(fakes)
+        loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
+        return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
 
-        def objective(params):
-            score = functools.partial(Discriminator(setup.network).apply, {"params": params})
-            real_scores, fake_scores = score(reals), score(fakes)
-            loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
-            return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
-
-        gradients, scalars = jax.grad(objective, has_aux=True)(state.params["discriminator"])
-        gradients, scalars = lax.pmean((gradients, scalars), AXIS)
-        return apply_gradients(setup.config, state, {"discriminator": gradients}), scalars
-
-    def rest(state):
-        return state, {name: jnp.zeros(()) for name in ("discriminator", "real_score", "fake_score")}
-
-    return lax.cond(image_ramp(state) > 0, update, rest, state)
+    gradients, scalars = jax.grad(objective, has_aux=True)(state.params["discriminator"])
+    gradients, scalars = lax.pmean((gradients, scalars), AXIS)
+    return apply_gradients(setup.config, state, {"discriminator": gradients}), scalars
 
 
 def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
@@ -198,14 +196,12 @@ def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainS
             return jnp.sum(Discriminator(setup.network).apply({"params": params}, x))
         return jnp.mean(losses.r1(jax.grad(total_score)(reals)))
 
-    def update(state):
-        value, gradients = lax.pmean(jax.value_and_grad(penalty)(state.params["discriminator"]), AXIS)
-        gradients = jax.tree.map(lambda g: o.r1_gamma / 2 * o.r1_interval * g, gradients)
-        return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
-
-    return lax.cond(image_ramp(state) > 0, update, lambda state: (state, {"r1": jnp.zeros(())}), state)
+    value, gradients = lax.pmean(jax.value_and_grad(penalty)(state.params["discriminator"]), AXIS)
+    gradients = jax.tree.map(lambda g: o.r1_gamma / 2 * o.r1_interval * g, gradients)
+    return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
 
 
+STAGE_INTERVAL = 16  # steps between the moments at which the image terms are let in or out
 PHASE_NUMBERS = {"generator": 0, "path_length": 1, "discriminator": 2, "r1": 3}
 
 
@@ -312,6 +308,7 @@ def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainS
     With `bits_first`, `progress` waits at 0 until the accuracy reaches `start_accuracy`. Then, in two stages, it rises
     from 0 to 1 within `latent_images` (the latents grow to their full scale) and from 1 to 2 within `ramp_images` (the
     image terms grow to their full weight). It falls at the same speed while the accuracy is below `hold_accuracy`.
+    `image_terms` follows every STAGE_INTERVAL steps, so that the host need not look at every step.
     """
     c, batch = config.curriculum, config.batch_size
     running = state.accuracy + (accuracy - state.accuracy) * min(1.0, batch / c.accuracy_images)
@@ -321,4 +318,6 @@ def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainS
         moved = jnp.clip(progress + jnp.where(running >= c.hold_accuracy, change, -change), 1e-3, 2)
         begun = (progress > 0) | (running >= c.start_accuracy)
         progress = jnp.where(begun, moved, 0.0)
-    return state.replace(step=state.step + 1, accuracy=running, progress=progress)
+    step = state.step + 1
+    image_terms = jnp.where(step % STAGE_INTERVAL == 0, progress > 1, state.image_terms)
+    return state.replace(step=step, accuracy=running, progress=progress, image_terms=image_terms)
