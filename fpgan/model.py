@@ -294,7 +294,8 @@ def _read_params(path: Path, content: bytes, config: NetworkConfig, networks: tu
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape "
-                             f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; export the model again")
+                             f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; "
+                             "export the model again")
     return _unflatten({name: array.astype(jnp.float32) for name, array in arrays.items()})
 
 

@@ -1,6 +1,6 @@
 """Who made an image, and how sure that is: the registry of issued fingerprints, and verdicts against it."""
 
-from fpgan.attribution.registry import Registry, append, issue, read, read_key, read_users, write
+from fpgan.attribution.registry import Registry, append, from_fingerprints, issue, read, read_key, read_users, write
 from fpgan.attribution.verdict import Verdict, attribute
 
-__all__ = ["Registry", "Verdict", "append", "attribute", "issue", "read", "read_key", "read_users", "write"]
+__all__ = ["Registry", "Verdict", "append", "attribute", "from_fingerprints", "issue", "read", "read_key", "read_users", "write"]

@@ -1,0 +1,83 @@
+"""The model that ships: it must not get worse than its card says, and the demo must attribute its images."""
+
+import json
+
+import numpy as np
+import pytest
+
+import fpgan
+from fpgan.attribution import attribute, issue
+from fpgan.data.robohash import render_cats
+from fpgan.demo import run_demo, summarise
+from fpgan.errors import FpganError
+from fpgan.images import encode_png, read_image
+from fpgan.model import SHIPPED
+
+COUNT = 256
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fpgan.load()
+
+
+@pytest.fixture(scope="module")
+def logits(model):
+    """Of PNGs with fingerprints that nobody has seen before."""
+    bits = np.random.default_rng().integers(0, 2, (COUNT, model.n_bits), np.uint8)
+    images = model.generate(bits, np.random.default_rng().integers(0, 2**32, COUNT, np.uint32))
+    stored = np.stack([read_image(encode_png(image))[0] for image in images])
+    np.testing.assert_array_equal(stored, images)
+    return bits, model.decode(stored)
+
+
+def test_bits_are_read_as_well_as_the_card_says(model, logits):
+    bits, read = logits
+    accuracy = ((read > 0) == bits).mean()
+    card = model.info["metrics"]["bit_accuracy"]["png"]["value"]
+    assert card > 0.85 and accuracy > card - 0.01
+
+
+def test_every_image_finds_its_user_among_many(model, logits):
+    bits, read = logits
+    registry = issue([f"user{i}" for i in range(1000)])
+    mine = fpgan.attribution.from_fingerprints([f"maker{i}" for i in range(COUNT)], bits)
+    everybody = fpgan.attribution.from_fingerprints([*registry.users, *mine.users], np.concatenate([registry.bits, mine.bits]))
+    verdicts = attribute(read, everybody)
+    right = np.mean([v.user == f"maker{i}" for i, v in enumerate(verdicts)])
+    assert right > 0.95
+    assert not any(v.user and v.user != f"maker{i}" for i, v in enumerate(verdicts))
+
+
+def test_training_images_belong_to_nobody(model):
+    registry = issue([f"user{i}" for i in range(1000)])
+    verdicts = attribute(model.decode(render_cats(np.arange(500), model.resolution)), registry)
+    assert not any(v.user for v in verdicts)
+
+
+def test_images_of_different_latents_differ_more_than_those_of_different_fingerprints(model):
+    bits = np.random.default_rng(0).integers(0, 2, (8, model.n_bits), np.uint8)
+    one_latent = model.generate(bits, 1).astype(float)
+    one_print = model.generate(bits[0], np.arange(8)).astype(float)
+    assert one_print.std(axis=0).mean() > 2 * one_latent.std(axis=0).mean()
+
+
+def test_the_package_is_small_and_says_where_its_art_comes_from(model):
+    assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) < 20e6
+    assert "CC-BY" in json.dumps(model.info["training"])
+    assert "David Revoy" in (SHIPPED / model.name / "README.md").read_text()
+
+
+def test_the_demo_attributes_its_images_and_no_others(tmp_path):
+    lines = []
+    rows = run_demo(tmp_path / "demo", "robohash32", 1e-6, lines.append)
+    owners = [row.file.split("/")[-2] for row in rows]
+    attributed = [row.verdict.user == owner for row, owner in zip(rows, owners, strict=True) if owner != "not_ours"]
+    assert len(attributed) == 24 and np.mean(attributed) > 0.9
+    assert not any(row.verdict.user for row, owner in zip(rows, owners, strict=True) if owner == "not_ours")
+    table = "\n".join(summarise(rows, tmp_path / "demo"))
+    assert all(name in table for name in ("alice", "bob", "carol", "photos", "training images"))
+    picture, _ = read_image(tmp_path / "demo" / "picture.png")
+    assert min(picture.shape[:2]) > 100
+    with pytest.raises(FpganError, match="is not empty"):
+        run_demo(tmp_path / "demo", "robohash32", 1e-6, lines.append)
