@@ -23,6 +23,7 @@ from safetensors.flax import load as parse_safetensors
 from safetensors.flax import save as safetensors_bytes
 
 from fpgan.errors import FpganError
+from fpgan.files import write_file
 from fpgan.fingerprint import as_bits
 from fpgan.images import to_uint8
 from fpgan.networks.config import NetworkConfig
@@ -46,6 +47,16 @@ def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
     Raises:
       FpganError: if there is no such model, or its files are damaged, do not fit together, or are of a newer format.
     """
+    path = find(name_or_path)
+    info = _read_info(path)
+    config = NetworkConfig.from_dict(info["network"])
+    content = _read_file(path / "model.safetensors")
+    params = _read_params(path / "model.safetensors", content, config)
+    return Model(config, params, info, _hash(config, content))
+
+
+def find(name_or_path: str | os.PathLike) -> Path:
+    """The directory of a shipped model's name, or of a path; raises FpganError if there is none."""
     path = Path(name_or_path)
     if not path.is_dir() and os.sep not in str(name_or_path):
         path = SHIPPED / str(name_or_path)
@@ -53,11 +64,14 @@ def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
         names = ", ".join(shipped_models()) or "none"
         raise FpganError(f"no model {str(name_or_path)!r}; expected the path of a model directory, "
                          f"or a shipped model: {names}")
-    info = _read_info(path)
-    config = NetworkConfig.from_dict(info["network"])
-    content = _read_file(path / "model.safetensors")
-    params = _read_params(path / "model.safetensors", content, config)
-    return Model(config, params, info, _hash(config, content))
+    return path
+
+
+def record_metrics(name_or_path: str | os.PathLike, metrics: dict) -> None:
+    """Writes measured numbers into a model's config.json; architecture, parameters and hash stay as they are."""
+    path = find(name_or_path)
+    info = _read_info(path) | {"metrics": metrics}
+    write_file(path / "config.json", (json.dumps(info, indent=2) + "\n").encode())
 
 
 def shipped_models() -> list[str]:

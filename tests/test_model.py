@@ -47,6 +47,12 @@ def test_saving_again_replaces_the_model_and_keeps_files_beside_it(model, saved)
         model.save(saved.parent / "other")
 
 
+def test_metrics_are_recorded_beside_the_parameters(model, saved):
+    models.record_metrics(saved, {"bit_accuracy": 0.5})
+    loaded = fpgan.load(saved)
+    assert loaded.info["metrics"] == {"bit_accuracy": 0.5} and loaded.hash == model.hash and loaded.name == "tiny"
+
+
 @pytest.mark.parametrize("damage, message", [
     (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-7]), "damaged or truncated"),
     (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or truncated"),

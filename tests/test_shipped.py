@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fpgan
-from fpgan.attribution import attribute, issue
+from fpgan.attribution import attribute, from_fingerprints, issue
 from fpgan.data.robohash import render_cats
 from fpgan.demo import run_demo, summarise
 from fpgan.errors import FpganError
@@ -41,8 +41,8 @@ def test_bits_are_read_as_well_as_the_card_says(model, logits):
 def test_every_image_finds_its_user_among_many(model, logits):
     bits, read = logits
     registry = issue([f"user{i}" for i in range(1000)])
-    mine = fpgan.attribution.from_fingerprints([f"maker{i}" for i in range(COUNT)], bits)
-    everybody = fpgan.attribution.from_fingerprints([*registry.users, *mine.users], np.concatenate([registry.bits, mine.bits]))
+    makers = [f"maker{i}" for i in range(COUNT)]
+    everybody = from_fingerprints([*registry.users, *makers], np.concatenate([registry.bits, bits]))
     verdicts = attribute(read, everybody)
     right = np.mean([v.user == f"maker{i}" for i, v in enumerate(verdicts)])
     assert right > 0.95

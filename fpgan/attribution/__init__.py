@@ -3,4 +3,5 @@
 from fpgan.attribution.registry import Registry, append, from_fingerprints, issue, read, read_key, read_users, write
 from fpgan.attribution.verdict import Verdict, attribute
 
-__all__ = ["Registry", "Verdict", "append", "attribute", "from_fingerprints", "issue", "read", "read_key", "read_users", "write"]
+__all__ = ["Registry", "Verdict", "append", "attribute", "from_fingerprints", "issue", "read", "read_key", "read_users",
+           "write"]

@@ -81,7 +81,7 @@ def evaluate(model, source, settings: Settings, *, others: Sequence = (),
 
 
 def evaluate_named(model_name: str, data: str, settings: Settings, *, data_options: dict | None = None,
-                   others: Sequence[str] = (), out: str | os.PathLike | None = None, command: str = "",
+                   others: Sequence[str] = (), out: str | os.PathLike | None = None, record: bool = False, command: str = "",
                    progress: Progress | None = None) -> dict:
     """Loads a model and opens the images by their names, measures, and writes the result: `fpgan evaluate`.
 
@@ -92,6 +92,7 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
       data_options: further fields of the config's data part, e.g. {"crop": "celeba128", "take": 30000}.
       others: folders, patterns or files with further images that are not the model's.
       out: a JSON file, written whole or not at all; none without it.
+      record: also write the result into the model's config.json, as its "metrics".
       command: recorded in the result.
       progress: as in `evaluate`.
 
@@ -99,7 +100,7 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
       As `evaluate`, with the provenance beside it.
     """
     from fpgan.data.sources import open_source
-    from fpgan.model import load
+    from fpgan.model import load, record_metrics
 
     model = load(model_name)
     source = open_source(data_settings(data, model.resolution) | (data_options or {}))
@@ -109,6 +110,8 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
     results |= {"provenance": provenance(command, packages)}
     if out is not None:
         write_file(out, (json.dumps(results, indent=2) + "\n").encode())
+    if record:
+        record_metrics(model_name, results)
     return results
 
 

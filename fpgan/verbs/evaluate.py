@@ -32,6 +32,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of fingerprints, latents and choices (0)")
     parser.add_argument("--batch-size", type=int, default=16, help="images per call of the generator (16)")
     parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
+    parser.add_argument("--record", action="store_true", help="write everything into the model's config.json as well")
 
 
 def run(args) -> int:
@@ -47,7 +48,7 @@ def run(args) -> int:
                         args.batch_size)
     options = {name: getattr(args, name) for name in ("crop", "take", "data_dir")}
     results = evaluate_named(
-        args.model, args.data, settings, others=args.not_ours, out=args.out, progress=_progress(),
+        args.model, args.data, settings, others=args.not_ours, out=args.out, record=args.record, progress=_progress(),
         data_options={name: value for name, value in options.items() if value is not None},
         command=shlex.join(["fpgan", *sys.argv[1:]]))
     print(table(results))
