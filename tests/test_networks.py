@@ -254,6 +254,25 @@ def test_modulation_is_limited_to_the_stated_resolutions():
     assert modulated == {"b8"}
 
 
+@pytest.mark.parametrize("noise, expected", [
+    ("random", {"noise_strength": ()}), ("fixed", {"noise_strength": (), "noise_map": (8, 8)}),
+    ("learned", {"noise_map": (8, 8, 8)}), ("none", {})])
+def test_noise_has_the_parameters_of_its_kind(noise, expected):
+    shapes = param_shapes(dataclasses.replace(TINY, noise=noise))
+    prefix = "generator/synthesis/b8/conv/noise"
+    assert {name.split("/")[-1]: shape for name, shape in shapes.items() if name.startswith(prefix)} == expected
+    assert not any("noise" in name for name in shapes if "to_rgb" in name)
+
+
+def test_a_fixed_map_is_not_trained_and_a_learned_one_is():
+    x, style = normal(22, 2, 4, 4, 3), normal(23, 2, 5)
+    for noise, strength in (("fixed", True), ("learned", False)):
+        layer = layers.StyledConv(features=2, noise=noise)
+        params = layer.init(jax.random.key(4), x, style)["params"] | ({"noise_strength": 0.5} if strength else {})
+        gradient = jax.grad(lambda params, layer=layer: jnp.sum(layer.apply({"params": params}, x, style)**2))(params)
+        assert (np.abs(gradient["noise_map"]).max() > 0) == (noise == "learned")
+
+
 def test_widths_follow_the_paper():
     config = NetworkConfig(resolution=256)
     assert [config.width(r) for r in config.resolutions] == [512, 512, 512, 512, 256, 128, 64]
