@@ -120,7 +120,7 @@ HOSTILE = {
 }
 
 
-def refusal(folder, content, capsys):
+def check_refused(folder, content, capsys):
     """Imports with the command line; asserts that it is refused on one line and leaves nothing. Returns the line."""
     (folder / "bad.pkl").write_bytes(content)
     before = sorted(folder.iterdir())
@@ -137,7 +137,7 @@ def test_a_hostile_file_is_refused_and_leaves_nothing(kind, tmp_path, monkeypatc
     content = make()
     monkeypatch.chdir(tmp_path)
     tracemalloc.start()
-    line = refusal(tmp_path, content, capsys)
+    line = check_refused(tmp_path, content, capsys)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert re.search(message, line), line
@@ -147,7 +147,7 @@ def test_a_hostile_file_is_refused_and_leaves_nothing(kind, tmp_path, monkeypatc
 def test_a_file_truncated_anywhere_is_refused(folder, capsys):
     content = (folder / "official.pkl").read_bytes()
     for end in (1, 2, 11, 100, 1000, len(content) // 2, len(content) - 1):
-        assert "truncated" in refusal(folder, content[:end], capsys)
+        assert "truncated" in check_refused(folder, content[:end], capsys)
 
 
 def test_damaged_bytes_never_give_a_traceback(folder, capsys):
@@ -156,7 +156,7 @@ def test_damaged_bytes_never_give_a_traceback(folder, capsys):
     for _ in range(300):
         damaged = content.copy()
         damaged[rng.integers(0, len(content), 3)] = rng.integers(0, 256, 3)
-        refusal(folder, damaged.tobytes(), capsys)
+        check_refused(folder, damaged.tobytes(), capsys)
 
 
 def change(network, variables=None, remove=(), rename=None, **arguments):
@@ -201,5 +201,5 @@ OTHER_ARCHITECTURES = {
 @pytest.mark.parametrize("kind", OTHER_ARCHITECTURES)
 def test_another_architecture_is_refused(kind, tmp_path, capsys):
     make, message = OTHER_ARCHITECTURES[kind]
-    line = refusal(tmp_path, make(), capsys)
+    line = check_refused(tmp_path, make(), capsys)
     assert re.search(message, line), line

@@ -129,23 +129,28 @@ class _Machine:
         self.stack, self.marks, self.memo = [], [], {}
 
     def push(self, value) -> None:
+        """Puts a value on top of the stack."""
         self.stack.append(value)
 
     def pop(self):
+        """Takes the top value, but none below the last mark."""
         if self.marks and self.marks[-1] == len(self.stack):
             raise ValueError("an instruction without its operand")
         return self.stack.pop()
 
     def pop_many(self, count: int) -> list:
+        """Takes the top values, in the order in which they came."""
         return [self.pop() for _ in range(count)][::-1]
 
     def pop_to_mark(self) -> list:
+        """Takes the values above the last mark, and the mark."""
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
     def recall(self, index: int) -> None:
+        """Puts an object of the memo on top of the stack."""
         if index not in self.memo:
             raise ValueError("a reference to nothing")
         self.push(self.memo[index])
