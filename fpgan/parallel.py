@@ -21,8 +21,22 @@ def replicate(tree):
 
 
 def unreplicate(tree):
-    """The first device's copy of a replicated tree, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x[0]), tree)
+    """This process's first copy of a replicated tree, as NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes logs, pictures and the config."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all processes have to ask at the same step."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def shard(batch: np.ndarray) -> np.ndarray:

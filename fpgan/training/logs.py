@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan import parallel
+
 _SHOWN = {"accuracy": "bits", "fingerprint": "fp", "latent": "latent", "adversarial": "adv", "consistency": "cons",
           "discriminator": "disc", "progress": "stage"}
 
@@ -26,8 +28,10 @@ class Log:
         self._start, self._last, self._batch, self._report = start, last, batch_size, report
         self._pending: list[tuple[int, dict]] = []
         self._began = None  # time and step of the first fetch: the rate leaves compilation out
-        keep_until(self._path, start)
         self._board = None
+        if not parallel.is_main():
+            return
+        keep_until(self._path, start)
         if importlib.util.find_spec("tensorboardX"):
             import tensorboardX
             self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start)
@@ -40,7 +44,7 @@ class Log:
         """Writes the means since the last flush; returns (step, name) of the first scalar that is not finite."""
         if not self._pending:
             return None
-        fetched = [(step, {name: float(np.asarray(value)[0]) for name, value in scalars.items()})
+        fetched = [(step, {name: float(value) for name, value in parallel.unreplicate(scalars).items()})
                    for step, scalars in self._pending]
         self._pending = []
         for step, scalars in fetched:
@@ -53,6 +57,8 @@ class Log:
         return None
 
     def _write(self, step: int, means: dict) -> None:
+        if not parallel.is_main():
+            return
         now = time.perf_counter()
         rate = None
         if self._began is None:

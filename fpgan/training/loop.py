@@ -42,9 +42,11 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
       FpganError: for bad settings or data; TrainingDiverged on NaN, with the step and the term named.
     """
     parallel.initialize()
+    report = report if parallel.is_main() else lambda line: None
     network = NetworkConfig.from_dict(config.network.to_dict())
     devices = check_batch(config)
-    settle_config(workdir, config)
+    if parallel.is_main():
+        settle_config(workdir, config)
     source = open_source(config.data)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
@@ -52,7 +54,8 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     state = first_state(config, network, checkpoints, report)
     start, last = int(state.step), config.total_images // config.batch_size
     images = reals(config, source, start)
-    write_grids(Path(workdir), network, state, source, config.seed)
+    draw = functools.partial(write_grids, Path(workdir), network, source=source, seed=config.seed)
+    draw(state)
     steps = compile_phases(phases(config, network, config.batch_size // devices, config.data.resident))
     log = Log(workdir, start, last, config.batch_size, report)
     stop = StopFlag()
@@ -68,13 +71,13 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
                     replicated, logged = phase.run(replicated, batch)
                     scalars |= logged
             log.add(step + 1, scalars)
-            done = step + 1 == last or stop.raised
+            done = step + 1 == last or stop.agreed(step)
             if done or (step + 1) % config.every.checkpoint == 0 or (step + 1) % config.every.log == 0:
                 flush(log)
             if done or (step + 1) % config.every.checkpoint == 0:
                 state = save(checkpoints, replicated)
             if step + 1 == last or (step + 1) % config.every.grid == 0:
-                write_grids(Path(workdir), network, parallel.unreplicate(replicated), source, config.seed)
+                draw(parallel.unreplicate(replicated))
             if done:
                 break
     finally:
@@ -156,7 +159,7 @@ def save(checkpoints: Checkpoints, replicated: TrainState) -> TrainState:
 
 
 class StopFlag:
-    """Notes SIGTERM, the notice of pre-emption, so that the loop can save and end."""
+    """Notes SIGTERM, the notice of pre-emption, so that the loop can save and end; in all processes at the same step."""
 
     def __init__(self):
         self.raised = False
@@ -164,6 +167,11 @@ class StopFlag:
 
     def _note(self, *_):
         self.raised = True
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after this step: at once if there is one process, else when all of them compare notes."""
+        compare = jax.process_count() == 1 or step % STAGE_INTERVAL == 0
+        return compare and parallel.any_process(self.raised)
 
     def restore(self) -> None:
         """Puts the former handler back."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan import parallel
 from fpgan.images import encode_png, grid, write_file
 from fpgan.model import from_params
 from fpgan.networks.config import NetworkConfig
@@ -22,8 +23,10 @@ def write_grids(workdir: Path, network: NetworkConfig, state, source, seed: int)
       seed: of the inputs, so that the grids of a run can be compared.
 
     Returns:
-      name -> uint8 picture, as written.
+      name -> uint8 picture, as written; nothing in processes but the main one.
     """
+    if not parallel.is_main():
+        return {}
     rng = np.random.default_rng(seed)
     model = from_params(network, state.ema, {"name": "in training"})
     count = ROWS * COLUMNS
