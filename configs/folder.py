@@ -1,9 +1,10 @@
 r"""Your own images, from a folder or a zip file, at 128x128 with the paper's networks and a bits-first curriculum.
 
+    fpgan data --config configs/folder.py data.path=photos
     fpgan train --config configs/folder.py --workdir runs/mine data.path=photos
-    fpgan train --config configs/folder.py --workdir runs/mine data.path=photos.zip data.resolution=64 network.resolution=64
 
-Meant for one GPU. Not run here at this size; tests/test_training.py runs it with tiny networks.
+A zip file will do as well, and for another size set data.resolution and network.resolution, for both commands. Meant for
+one GPU. Not run here at this size.
 """
 
 from fpgan.training.config import default
@@ -14,8 +15,9 @@ def get_config():
     config = default()
     config.name = "folder"
     config.data.update(dict(name="folder", crop="center"))
-    config.network.update(dict(mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one"))
-    config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=10.0))
+    config.network.update(dict(mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned",
+                               decoder_features=1024))
+    config.objective.update(dict(quantize=True, out_of_range=1.0, coarse_consistency=2.0, r1_gamma=10.0))
     config.curriculum.update(dict(bits_first=True))
     config.total_images = 5_000_000
     return config
