@@ -16,7 +16,7 @@ def get_config():
     config.network.update(dict(
         resolution=32, latent_size=32, style_size=256, channel_base=384, channel_max=64, decoder_features=512,
         mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned"))
-    config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=1.0, path_length=0.0, coarse_consistency=2.0))
+    config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=1.0, path_length=0.0, coarse_consistency=40.0))
     config.curriculum.update(dict(bits_first=True, start_accuracy=0.9, hold_accuracy=0.85, latent_images=24_000,
                                   ramp_images=48_000))
     config.optimizer.update(dict(decay_images=80_000))

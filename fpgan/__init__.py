@@ -10,12 +10,18 @@ Nothing is imported or computed before it is used.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fpgan.errors import FpganError
+    from fpgan.fingerprint import Fingerprint
+    from fpgan.model import Model, load
 
 __version__ = "0.1.0"
 
 _HOMES = {"load": "fpgan.model", "Model": "fpgan.model", "Fingerprint": "fpgan.fingerprint",
           "FpganError": "fpgan.errors"}
-__all__ = [*_HOMES, "__version__"]
+__all__ = ["Fingerprint", "FpganError", "Model", "__version__", "load"]
 
 
 def __getattr__(name):

@@ -1,7 +1,10 @@
 """The main job from end to end: issue instances, generate, write, read back, attribute; and images that are not ours."""
 
+import dataclasses
 import importlib.resources
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from fpgan.model import Model, load
 
 USERS = ("alice", "bob", "carol")
 PER_USER = 8
+PICTURE = "picture.png"
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
 RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
 SCALE = 3
@@ -30,7 +34,7 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
     and FOLDER/picture.png. Fingerprints and latents are drawn anew on every run.
 
     Args:
-      folder: new or empty.
+      folder: new, or an earlier demo's, which is replaced when this one is done.
       model_name: a shipped model or a model directory.
       false_positive_rate: of an attribution, per image over all users.
       report: is given each line for the reader.
@@ -39,19 +43,34 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
       A row per image, the users' first, with its verdict.
 
     Raises:
-      FpganError: if the folder holds something, or a package of the extra `demo` is missing.
+      FpganError: if the folder is somebody else's, or a package of the extra `demo` is missing.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FpganError(f"{folder} is not empty; choose a new folder with --out")
+    if folder.exists() and not (folder / PICTURE).is_file():
+        raise FpganError(f"{folder} exists and is no earlier demo; choose a new folder with --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        rows = _run(temporary, model_name, false_positive_rate, report)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [dataclasses.replace(row, file=str(folder / Path(row.file).relative_to(temporary))) for row in rows]
+
+
+def _run(folder: Path, model_name: str, false_positive_rate: float, report: Callable[[str], None]) -> list[Row]:
+    """As run_demo, in an empty folder."""
     model = load(model_name)
     report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, "
            f"hash {model.hash}")
+    others = write_images_not_ours(folder / "not_ours", model.resolution)
     registry = issue(USERS, model.n_bits)
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
     generate_set(model, registry.users, registry.bits, folder / "images", count=PER_USER, seed=seed)
-    others = write_images_not_ours(folder / "not_ours", model.resolution)
     report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
            "now reading them back\n")
     rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
@@ -60,7 +79,7 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
         for row in rows:
             write_row(row)
     picture = draw_picture(model, registry, seed)
-    write_file(folder / "picture.png", encode_png(picture))
+    write_file(folder / PICTURE, encode_png(picture))
     return rows
 
 

@@ -286,15 +286,16 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_info(path: Path) -> dict:
+    damaged = FpganError(f"{path / 'config.json'} is damaged or no model description; export the model again")
     try:
         info = json.loads(_read_file(path / "config.json"))
-        version = info["format_version"]
-        if not isinstance(info["network"], dict):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise FpganError(f"{path / 'config.json'} is damaged or no model description; export the model again") from None
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    except ValueError:
+        raise damaged from None
+    version = info.get("format_version") if isinstance(info, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise FpganError(f"{path} has format version {version}, this fpgan reads up to {FORMAT_VERSION}; upgrade fpgan")
+    if not isinstance(version, int) or not isinstance(info.get("network"), dict):
+        raise damaged
     return info
 
 
@@ -310,6 +311,10 @@ def _read_params(path: Path, content: bytes, config: NetworkConfig, networks: tu
             raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape "
                              f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; "
                              "export the model again")
+    integers = [name for name, array in arrays.items() if not jnp.issubdtype(array.dtype, jnp.floating)]
+    if integers:
+        raise FpganError(f"{path}: array {integers[0]!r} is of type {arrays[integers[0]].dtype}, expected floating point; "
+                         "export the model again")
     return _unflatten({name: array.astype(jnp.float32) for name, array in arrays.items()})
 
 

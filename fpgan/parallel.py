@@ -3,8 +3,9 @@
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from fpgan.errors import FpganError
 
 AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
 
@@ -17,7 +18,8 @@ def pmap(function, **options):
 def replicate(tree):
     """Puts a copy of every array on every local device: [...] -> [local devices, ...]."""
     count = jax.local_device_count()
-    return jax.pmap(lambda x: x)(jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree))
+    # NumPy's broadcasting is a view: no device ever holds more than its own copy.
+    return jax.pmap(lambda x: x)(jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree))
 
 
 def unreplicate(tree):
@@ -54,5 +56,9 @@ def initialize() -> None:
     if os.environ.get("FPGAN_DISTRIBUTED") == "auto":
         jax.distributed.initialize()
     elif "FPGAN_COORDINATOR" in os.environ:
-        jax.distributed.initialize(os.environ["FPGAN_COORDINATOR"], int(os.environ["FPGAN_NUM_PROCESSES"]),
-                                   int(os.environ["FPGAN_PROCESS_ID"]))
+        try:
+            count, number = int(os.environ["FPGAN_NUM_PROCESSES"]), int(os.environ["FPGAN_PROCESS_ID"])
+        except (KeyError, ValueError):
+            raise FpganError("FPGAN_COORDINATOR is set; expected whole numbers in FPGAN_NUM_PROCESSES and FPGAN_PROCESS_ID "
+                             "as well") from None
+        jax.distributed.initialize(os.environ["FPGAN_COORDINATOR"], count, number)

@@ -1,6 +1,7 @@
 """The model that ships: it must not get worse than its card says, and the demo must attribute its images."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,5 +80,13 @@ def test_the_demo_attributes_its_images_and_no_others(tmp_path):
     assert all(name in table for name in ("alice", "bob", "carol", "photos", "training images"))
     picture, _ = read_image(tmp_path / "demo" / "picture.png")
     assert min(picture.shape[:2]) > 100
-    with pytest.raises(FpganError, match="is not empty"):
-        run_demo(tmp_path / "demo", "robohash32", 1e-6, lines.append)
+    assert all(Path(row.file).is_file() for row in rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+def test_the_demo_leaves_other_folders_alone(tmp_path):
+    (tmp_path / "mine").write_text("a file")
+    for place in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(FpganError, match="is no earlier demo"):
+            run_demo(place, "robohash32", 1e-6, print)
+    assert (tmp_path / "mine").read_text() == "a file"

@@ -107,6 +107,11 @@ class NetworkConfig:
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise FpganError(f"unknown network field {unknown[0]!r}; this version of fpgan does not have it")
+        for field in dataclasses.fields(cls):
+            value = fields.get(field.name, field.default)
+            expected = (int, float) if isinstance(field.default, float) else type(field.default)
+            if not isinstance(value, expected) or isinstance(value, bool):
+                raise FpganError(f"network.{field.name} is {value!r}, expected a value such as {field.default!r}")
         return cls(**fields)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fpgan.errors import FpganError
+from fpgan.files import write_file
 from fpgan.training.config import flatten
 from fpgan.training.state import TrainState
 
 # What may change between the start of a run and its continuation: nothing that the result depends on.
-_FREE = ("every.", "keep.", "data.data_dir", "data.path", "data.workers", "data.resident")
+_FREE = ("every.", "keep.", "data.data_dir", "data.workers", "data.resident")
 
 
 class Checkpoints:
@@ -24,12 +25,16 @@ class Checkpoints:
     the next run removes. The place in the data needs no record: it is a function of the step.
     """
 
-    def __init__(self, workdir: str | os.PathLike, newest: int = 2, every: int = 0):
-        """Opens or creates WORKDIR/checkpoints; `newest` and `every` (in steps, 0: none) say what is kept."""
+    def __init__(self, workdir: str | os.PathLike, newest: int = 2, every: int = 0, read_only: bool = False):
+        """Opens or creates WORKDIR/checkpoints; `newest` and `every` (in steps, 0: none) say what is kept.
+
+        With `read_only` nothing is created or removed, so that a run in progress is not disturbed.
+        """
         policies = ocp.checkpoint_managers.preservation_policy
         kept = [policies.LatestN(newest)] + ([policies.EveryNSteps(every)] if every else [])
-        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept),
-                                               cleanup_tmp_directories=True, enable_async_checkpointing=True)
+        writing = dict(preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
+                       enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(**dict(read_only=True) if read_only else writing)
         self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
 
     @property
@@ -57,6 +62,9 @@ class Checkpoints:
         if step is None:
             raise FpganError(f"no checkpoint in {self._manager.directory}; train first: "
                              "fpgan train --config ... --workdir ...")
+        if step not in self._manager.all_steps():
+            steps = ", ".join(map(str, self._manager.all_steps()))
+            raise FpganError(f"no checkpoint of step {step} in {self._manager.directory}; there are: {steps or 'none'}")
         template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _as_dict(like))
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
@@ -74,6 +82,21 @@ class Checkpoints:
         self._manager.close()
 
 
+def settle_data(workdir: str | os.PathLike, source) -> None:
+    """Notes in WORKDIR/data.json what the run learns from, or checks that it is still the same.
+
+    Raises:
+      FpganError: if the number of images has changed, and with it their order.
+    """
+    path = Path(workdir) / "data.json"
+    data = {"name": source.name, "licence": source.licence, "size": len(source)}
+    begun = json.loads(path.read_text()) if path.exists() else data
+    if begun["size"] != data["size"]:
+        raise FpganError(f"{workdir} was begun with {begun['size']} images, now there are {data['size']}; "
+                         "restore them to continue, or give another --workdir")
+    write_file(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
 def settle_config(workdir: str | os.PathLike, config) -> None:
     """Writes the config into a new working directory, or checks that a used one was begun with the same.
 
@@ -88,10 +111,7 @@ def settle_config(workdir: str | os.PathLike, config) -> None:
             if begun.get(key) != fields.get(key) and not key.startswith(_FREE):
                 raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "
                                  "give the old value to continue, or another --workdir")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(fields, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_file(path, (json.dumps(fields, indent=2) + "\n").encode())
 
 
 def _as_dict(state: TrainState) -> dict:

@@ -11,6 +11,12 @@ import ml_collections
 
 from fpgan.errors import FpganError
 
+# The least value of every field that counts something.
+_LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
+          "every.grid": 1, "keep.newest": 1, "keep.every": 0, "curriculum.accuracy_images": 1, "curriculum.latent_images": 1,
+          "curriculum.ramp_images": 1, "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
+          "objective.r1_interval": 1, "optimizer.decay_images": 0, "network.minibatch_stddev_group": 1}
+
 
 def default() -> ml_collections.ConfigDict:
     """The paper's setting at 128 x 128; the files in configs/ state what differs."""
@@ -40,6 +46,7 @@ def default() -> ml_collections.ConfigDict:
         ema_half_life_images=10_000.0,
         every=dict(log=50, checkpoint=500, grid=1000),  # in steps
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
+        ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))
 
@@ -58,9 +65,12 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
     if not path.is_file():
         raise FpganError(f"no config file {path}; expected a file such as configs/smoke.py")
     try:
-        config = runpy.run_path(str(path))["get_config"]()
-    except KeyError:
-        raise FpganError(f"{path} has no function get_config(); expected one that returns a ConfigDict") from None
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if get_config else None
+    except Exception as error:
+        raise FpganError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise FpganError(f"{path} has no function get_config() that returns a ConfigDict")
     for override in overrides:
         apply_override(config, override)
     return check(config)
@@ -89,6 +99,13 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
+    fields = flatten(config)
+    for key, least in _LEAST.items():
+        if fields[key] < least:
+            raise FpganError(f"config key {key!r} is {fields[key]!r}; expected {least} or more")
+    if config.total_images < config.batch_size:
+        raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
+                         "one batch")
     if config.data.resolution != config.network.resolution:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")

@@ -32,13 +32,14 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     """
     config = read_config(workdir)
     network = NetworkConfig.from_dict(config.network.to_dict())
-    checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
+    checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: init_state(config, network)), step)
     checkpoints.close()
-    info = {"name": name or Path(out).name, "training": training_info(config, int(state.step))}
-    params = jax.tree.map(lambda x: x.astype(dtype), state.ema)
-    info["confidence_threshold"] = confidence_threshold(from_params(network, state.ema, info), config)
-    save_model(out, network, params, info)
+    info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
+    params = dict(state.ema) if config.ema_decoder else {**state.ema, "decoder": state.params["decoder"]}
+    threshold = confidence_threshold(from_params(network, params, info), config)
+    info |= {} if threshold is None else {"confidence_threshold": threshold}
+    save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
     return load(Path(out).absolute())
 
 
@@ -61,16 +62,14 @@ def read_config(workdir: str | Path):
     return config
 
 
-def training_info(config, step: int) -> dict:
+def training_info(workdir: str | Path, config, step: int) -> dict:
     """What config.json tells about the training."""
-    from fpgan.data.sources import open_source
-
-    source = open_source(config.data)
-    return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": source.name,
-            "data_size": len(source), "licence": source.licence}
+    data = json.loads((Path(workdir) / "data.json").read_text())
+    return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": data["name"],
+            "data_size": data["size"], "licence": data["licence"]}
 
 
-def confidence_threshold(model: Model, config, count: int = 512) -> float:
+def confidence_threshold(model: Model, config, count: int = 512) -> float | None:
     """A mean absolute logit that tells the model's own images from its training images.
 
     It is empirical, and says only how sure the decoder is; the p-value of an attribution does not depend on it.
@@ -81,14 +80,18 @@ def confidence_threshold(model: Model, config, count: int = 512) -> float:
       count: images of each kind.
 
     Returns:
-      The midpoint between the 99th percentile over training images and the first percentile over generated images.
+      The midpoint between the 99th percentile over training images and the first percentile over generated images; None
+      where the training images are not at hand.
     """
     from fpgan.data.sources import open_source
 
+    try:
+        source = open_source(config.data)
+    except FpganError:
+        return None
     rng = np.random.default_rng(config.seed)
     bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
     own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
-    source = open_source(config.data)
     others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])
     sureness = [np.abs(model.decode(images)).mean(axis=1) for images in (own, others)]
     return float((np.percentile(sureness[0], 1) + np.percentile(sureness[1], 99)) / 2)

@@ -56,6 +56,11 @@ class Log:
         self._write(fetched[-1][0], means)
         return None
 
+    def close(self) -> None:
+        """Writes out what TensorBoard's writer still holds."""
+        if self._board:
+            self._board.close()
+
     def _write(self, step: int, means: dict) -> None:
         if not parallel.is_main():
             return

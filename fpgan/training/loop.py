@@ -13,7 +13,7 @@ from fpgan import parallel
 from fpgan.data.sources import open_source
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.training.checkpoint import Checkpoints, settle_config
+from fpgan.training.checkpoint import Checkpoints, settle_config, settle_data
 from fpgan.training.logs import Log
 from fpgan.training.samples import write_grids
 from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
@@ -41,6 +41,15 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     Raises:
       FpganError: for bad settings or data; TrainingDiverged on NaN, with the step and the term named.
     """
+    stop = StopFlag()
+    try:
+        return _train(config, Path(workdir), report, stop)
+    finally:
+        stop.restore()
+
+
+def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag") -> TrainState:
+    """As train, with SIGTERM already noted."""
     parallel.initialize()
     report = report if parallel.is_main() else lambda line: None
     network = NetworkConfig.from_dict(config.network.to_dict())
@@ -48,23 +57,25 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     if parallel.is_main():
         settle_config(workdir, config)
     source = open_source(config.data)
+    if parallel.is_main():
+        settle_data(workdir, source)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, network, checkpoints, report)
     start, last = int(state.step), config.total_images // config.batch_size
     images = reals(config, source, start)
-    draw = functools.partial(write_grids, Path(workdir), network, source=source, seed=config.seed)
+    draw = functools.partial(write_grids, workdir, network, source=source, seed=config.seed)
     draw(state)
     steps = compile_phases(phases(config, network, config.batch_size // devices, config.data.resident))
     log = Log(workdir, start, last, config.batch_size, report)
-    stop = StopFlag()
+    image_terms = bool(state.image_terms)
     replicated = parallel.replicate(state)
     try:
         for step in range(start, last):
             scalars = {}
             batch = next(images)
-            if step == start or step % STAGE_INTERVAL == 0:
+            if config.curriculum.bits_first and step % STAGE_INTERVAL == 0:
                 image_terms = bool(parallel.unreplicate(replicated.image_terms))
             for phase in steps:
                 if step % phase.interval == 0 and phase.image_terms in (None, image_terms):
@@ -82,7 +93,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
                 break
     finally:
         checkpoints.close()
-        stop.restore()
+        log.close()
     report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; "
            f"saved in {workdir}")
     return state
@@ -101,6 +112,10 @@ def check_batch(config) -> int:
     if batch % (devices * group):
         raise FpganError(f"batch_size {batch} does not split over {devices} devices in groups of {group} "
                          f"(minibatch standard deviation); expected a multiple of {devices * group}")
+    shrink = config.objective.path_length_batch_shrink
+    if config.objective.path_length and batch // devices % shrink:
+        raise FpganError(f"objective.path_length_batch_shrink {shrink} does not divide the {batch // devices} images of a "
+                         "device; expected a divisor of it")
     return devices
 
 

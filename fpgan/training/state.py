@@ -120,9 +120,13 @@ def params_from_model(path: str, network: NetworkConfig, fresh: dict) -> dict:
         architecture does not have are dropped.
 
     Raises:
-      FpganError: if the model's architecture has other parameters.
+      FpganError: if the model's architecture has other parameters, or makes another function of the same ones.
     """
     model = load(path)
+    for field in ("bit_coding", "mapping_lr_multiplier", "minibatch_stddev_group", "minibatch_stddev_order"):
+        theirs, ours = getattr(model.config, field), getattr(network, field)
+        if theirs != ours:
+            raise FpganError(f"cannot start from {path}: network.{field} is {ours!r}, there {theirs!r}; set the same")
     saved = dict(model.params)
     discriminator = load_discriminator(path) if Path(path).is_dir() else None
     saved["discriminator"] = fresh["discriminator"] if discriminator is None else discriminator

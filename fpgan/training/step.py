@@ -143,7 +143,7 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
     """Updates the generator on the path length penalty, over a part of the batch, times the interval."""
     del images
     o, network = setup.config.objective, setup.network
-    batch = max(1, setup.device_batch // o.path_length_batch_shrink)
+    batch = setup.device_batch // o.path_length_batch_shrink
     inputs = draw_inputs(setup, state, "path_length", batch)
     generator = Generator(network)
 
@@ -171,7 +171,7 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
 def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on fresh fakes and on real images."""
     inputs = draw_inputs(setup, state, "discriminator", setup.device_batch)
-    reals = draw_reals(setup, state.step, images)
+    reals = draw_reals(setup, state.step - 1, images)  # the generator phase has counted this step
     fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
                                            inputs["fingerprints"], inputs["noise_keys"])
 
@@ -189,7 +189,7 @@ def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> t
 def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on gamma/2 times the squared gradient at real images, times the interval."""
     o = setup.config.objective
-    reals = draw_reals(setup, state.step, images)
+    reals = draw_reals(setup, state.step - 1, images)
 
     def penalty(params):
         def total_score(x):
