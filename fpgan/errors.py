@@ -1,4 +1,4 @@
-"""The one exception that fpgan shows to a user as a line of text instead of a traceback."""
+"""The one exception that fpgan shows to a user as a line of text instead of a traceback, and safe text for it."""
 
 
 class FpganError(Exception):
@@ -17,3 +17,12 @@ def missing_extra(module: str, extra: str) -> FpganError:
     """
     return FpganError(f"the package {module!r} is not installed; install it with: pip install 'fpgan[{extra}]'"
                       f" (in a checkout: pip install -e '.[{extra}]')")
+
+
+def printable(text: str) -> str:
+    """Escapes control characters and undecodable bytes, so that a file's name or content cannot steer the terminal.
+
+    Returns:
+      One line that can be written as UTF-8.
+    """
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

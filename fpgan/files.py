@@ -11,6 +11,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from fpgan.errors import FpganError, missing_extra
 
@@ -34,8 +35,17 @@ def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None
     Raises:
       FpganError: the place cannot be written.
     """
-    with replacing(path, sync) as file:
+    with replacing(path, sync) as file, writing(path):
         file.write(data)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an OSError of the block, which does nothing but write to `path`, into a FpganError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise FpganError(f"{os.fspath(path)}: cannot be written ({reason(error)})") from error
 
 
 @contextlib.contextmanager
@@ -50,20 +60,23 @@ def replacing(path: str | os.PathLike, sync: bool = False) -> Iterator:
       The open file.
 
     Raises:
-      FpganError: the place cannot be written.
+      FpganError: the place cannot be written. What the block itself raises stays as it is.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.tmp")
+    with writing(path):
+        file = _created(temporary)
     try:
-        with _created(temporary) as file:
-            yield file
+        yield file
+        with writing(path):
+            file.flush()
             if sync:
-                file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FpganError(f"{path}: cannot be written ({reason(error)})") from error
+            file.close()
+            os.replace(temporary, path)
     finally:
+        with contextlib.suppress(OSError):  # on a full disk, closing fails as well
+            file.close()
         with contextlib.suppress(OSError):
             temporary.unlink()
 
@@ -79,11 +92,9 @@ def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
     Raises:
       FpganError: another process holds the lock, or the file cannot be made.
     """
-    try:
+    with writing(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")
-    except OSError as error:
-        raise FpganError(f"{path}: cannot be written ({reason(error)})") from error
     with file:
         try:
             if fcntl:
@@ -118,6 +129,22 @@ def folder_names(labels: Sequence[str]) -> list[str]:
     return names
 
 
+def import_array_record() -> ModuleType:
+    """Imports what reads and writes array_record files.
+
+    Returns:
+      The module with ArrayRecordReader and ArrayRecordWriter.
+
+    Raises:
+      FpganError: array_record is not installed.
+    """
+    try:
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise missing_extra("array_record", "records") from error
+    return array_record_module
+
+
 @contextlib.contextmanager
 def record_reader(path: str | os.PathLike) -> Iterator:
     """Opens an array_record file for reading.
@@ -129,11 +156,7 @@ def record_reader(path: str | os.PathLike) -> Iterator:
     Raises:
       FpganError: array_record is not installed, or the file is none or damaged.
     """
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:
-        raise missing_extra("array_record", "train") from error
-    reader = ArrayRecordReader(os.fspath(path))
+    reader = import_array_record().ArrayRecordReader(os.fspath(path))
     try:
         if not reader.ok():
             raise FpganError(f"{path}: no array_record file, or a damaged one")

@@ -1,8 +1,7 @@
 """Sets of generated images on disk, with a manifest that says of each image whose instance made it.
 
 A set is a folder: `settings.json` (what was asked for), the images (`USER/000000.png`, or array_record shards
-  of
-PNG records) and `manifest.jsonl`, one line per image, put there when the set is complete. Until then the
+of PNG records) and `manifest.jsonl`, one line per image, put there when the set is complete. Until then the
 lines stand in `manifest.partial.jsonl`, appended once the images that they name are written, so that a killed
 run goes on after the last whole line. Image i of a set is the same whenever, and in whatever pieces, it is
 made.
@@ -23,8 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan.errors import FpganError, missing_extra
-from fpgan.files import folder_names, locked, reason, record_reader, replacing, write_file
+from fpgan.errors import FpganError
+from fpgan.files import (
+    folder_names,
+    import_array_record,
+    locked,
+    reason,
+    record_reader,
+    replacing,
+    write_file,
+    writing,
+)
 from fpgan.fingerprint import as_bits
 from fpgan.images import encode_png
 
@@ -137,8 +145,8 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
       progress: called with (images done, images in all).
 
     Raises:
-      FpganError: the folder holds something else, another process works in it, or an argument is out of
-        range.
+      FpganError: the folder holds something else, another process works in it, an argument is out of range,
+        or the format needs a package that is not installed; nothing is written then.
     """
     folder, users = Path(folder), tuple(users)
     bits = as_bits(fingerprints, model.n_bits)
@@ -171,6 +179,8 @@ def _check(what: SampleSet) -> None:
         raise FpganError(f"the seed is {what.seed}; expected a whole number from 0 to {2**32 - 1}")
     if what.format not in FORMATS:
         raise FpganError(f"there is no format {what.format!r}; expected one of {', '.join(FORMATS)}")
+    if what.format == "array_record":
+        import_array_record()
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -300,17 +310,14 @@ def _write_pngs(folder: Path, what: SampleSet, chunks: Iterable, pool: Executor)
 
 def _write_shards(folder: Path, what: SampleSet, chunks: Iterable, pool: Executor) -> Iterator[list[bytes]]:
     """Writes array_record files of PNG records; yields the manifest's lines of each file that is complete."""
-    try:
-        from array_record.python.array_record_module import ArrayRecordWriter
-    except ImportError as error:
-        raise missing_extra("array_record", "train") from error
+    array_record = import_array_record()
     lines: list[bytes] = []
     with ExitStack() as stack:
         for numbers, records in _in_threads(pool, lambda _, image: encode_png(image), chunks):
             for i, record in zip(numbers, records, strict=True):
                 if not lines:
                     temporary = stack.enter_context(replacing(folder / what.file(i)))
-                    writer = ArrayRecordWriter(temporary.name, "group_size:1,uncompressed")
+                    writer = array_record.ArrayRecordWriter(temporary.name, "group_size:1,uncompressed")
                 writer.write(record)
                 lines.append(what.line(i, hashlib.sha256(record).hexdigest()))
                 if (i + 1) % what.shard_size == 0 or i + 1 == what.total:
@@ -334,16 +341,17 @@ def _in_threads(pool: Executor, function: Callable, chunks: Iterable) -> Iterato
 
 def _record(folder: Path, written: Iterator[list[bytes]], done: int, total: int, progress) -> None:
     """Appends the lines of written images to the partial manifest, which becomes the manifest at the end."""
-    try:
-        with open(folder / PARTIAL, "ab") as journal:
-            for lines in written:
+    with writing(folder):
+        journal = open(folder / PARTIAL, "ab")
+    with journal:
+        for lines in written:
+            with writing(folder):
                 journal.write(b"".join(lines))
                 journal.flush()
-                done += len(lines)
-                if progress:
-                    progress(done, total)
-            journal.flush()
+            done += len(lines)
+            if progress:
+                progress(done, total)
+        with writing(folder):
             os.fsync(journal.fileno())
+    with writing(folder):
         os.replace(folder / PARTIAL, folder / MANIFEST)
-    except OSError as error:
-        raise FpganError(f"{folder}: cannot be written ({reason(error)})") from error

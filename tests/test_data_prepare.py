@@ -11,10 +11,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from fpgan import cli
-from fpgan.data.prepare import _alone, prepare
+from fpgan.data.prepare import prepare
 from fpgan.data.settings import prepared_folder, read_settings
 from fpgan.data.sources import PreparedImages, RenderedCats, open_source
 from fpgan.errors import FpganError
+from fpgan.files import locked
 from fpgan.images import encode_png
 
 
@@ -109,7 +110,7 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_makes_it_whole(photos):
 
 def test_two_at_once_are_refused(photos):
     data = settings_for(photos)
-    with _alone(prepared_folder(read_settings(data)).parent):
+    with locked(prepared_folder(read_settings(data)).parent / ".lock"):
         with pytest.raises(FpganError, match="another process"):
             prepare(data)
     prepare(data)

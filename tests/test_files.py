@@ -1,9 +1,11 @@
 """Atomic files, locks and names that every file system takes."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from fpgan import files
 from fpgan.errors import FpganError
 from fpgan.files import folder_names, locked, replacing, write_file
 
@@ -24,6 +26,20 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
         write_file(tmp_path / "file" / "x", b"")
     with pytest.raises(FpganError), locked(tmp_path / "file" / "lock"):
         pass
+
+
+def test_what_the_block_raises_is_not_taken_for_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(BrokenPipeError), replacing(tmp_path / "a"):
+        raise BrokenPipeError("a table on standard output")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_created", lambda path: open("/dev/full", "wb"))
+    for size in (1, 1 << 20):
+        with pytest.raises(FpganError, match="/a: cannot be written .*[Ss]pace"):
+            write_file(tmp_path / "a", bytes(size))
 
 
 def test_a_lock_excludes_and_is_released(tmp_path):

@@ -205,6 +205,21 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "set").exists()
 
 
+def test_without_array_record_the_format_is_refused_and_the_folder_stays_free(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_record.python", None)
+    with pytest.raises(FpganError, match=r"fpgan\[records\]"):
+        make(tmp_path / "set", format="array_record")
+    assert not (tmp_path / "set").exists()
+    assert make(tmp_path / "set").made == 51
+
+
+def test_a_reader_of_the_progress_that_goes_away_is_not_a_full_disk(tmp_path):
+    def progress(done, total):
+        raise BrokenPipeError
+    with pytest.raises(BrokenPipeError):
+        make(tmp_path, progress=progress)
+
+
 def test_users_have_to_fit(tmp_path):
     with pytest.raises(FpganError, match="as many"):
         generate_set(FakeModel(), ["a"], USERS.bits, tmp_path, count=1, seed=0)

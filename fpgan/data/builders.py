@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from fpgan.data import robohash, settings
 from fpgan.data.folder import Listing, read_own_images
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, printable
 from fpgan.images import encode_png
 
 _CHUNK = 256  # cats rendered at a time
@@ -100,8 +100,3 @@ class FolderImages(_PngBuilder):
                              f" {skipped[0][0]}: {skipped[0][1]}")
         self.info.metadata.update(counts, source=printable(str(listing.path)), digest=listing.digest,
                                   skipped=skipped, others=[printable(name) for name in listing.others])
-
-
-def printable(name):
-    """Returns a file name that can be written as UTF-8: undecodable bytes become backslash escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,9 +1,7 @@
 """Preparing a set once, so that training reads it at random access: all of it or, if killed, nothing."""
 
-import contextlib
 import dataclasses
 import difflib
-import fcntl
 import shutil
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from fpgan.data import records, robohash
 from fpgan.data.folder import list_own_images
 from fpgan.data.settings import prepared_folder, read_settings
 from fpgan.errors import FpganError
+from fpgan.files import locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _prepare_own(settings, folder, progress):
         listing = list_own_images(settings.path)
     else:
         robohash.check(settings.resolution)
-    with _alone(folder.parent):
+    with locked(folder.parent / ".lock", wait=False):
         if records.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
             return _report(folder, nothing_to_do=True)
         _remove_leftovers(folder)
@@ -134,18 +133,6 @@ def _download(name, data_dir):
             " (for most sets: pip install tensorflow importlib_resources), or prepare the set elsewhere"
             f" with: tfds build {name} --data_dir={data_dir} --file_format=array_record") from error
     return Path(builder.data_path)
-
-
-@contextlib.contextmanager
-def _alone(folder):
-    """Makes a folder and keeps other processes from preparing in it; the lock goes when the process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FpganError(f"another process is preparing {folder}; wait until it is done") from error
-        yield
 
 
 def _remove_leftovers(folder, keep=None):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, printable
 
 _MAX_INSTRUCTIONS = 1_000_000  # the authors' largest file has some tens of thousands
 _MAX_INTEGER_BITS = 64
@@ -88,7 +88,8 @@ def read_networks(path: str | os.PathLike) -> tuple[Network, ...]:
     except Refused as error:
         raise FpganError(f"{path} is refused: {error}. Nothing in it was executed") from None
     except (ValueError, IndexError) as error:  # of pickletools; of a stack or memo that lacks something
-        raise FpganError(f"{path} is damaged, truncated or no pickle ({printable(str(error))}); copy it again") from None
+        raise FpganError(f"{path} is damaged, truncated or no pickle ({printable(str(error)[:80])}); copy it again"
+                         ) from None
     if not isinstance(result, tuple) or not all(isinstance(item, Network) for item in result):
         raise FpganError(f"{path} holds {brief(result)}; expected a tuple of the authors' networks")
     return result
@@ -97,15 +98,10 @@ def read_networks(path: str | os.PathLike) -> tuple[Network, ...]:
 def brief(value) -> str:
     """A short description of a value from the file on one line; big or nested values by their type alone."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        return printable(repr(value))
+        return printable(repr(value)[:80])
     if isinstance(value, (tuple, list, dict)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__.strip('_')}"
-
-
-def printable(text: str) -> str:
-    """The first 80 characters of a text, on one line, without control characters."""
-    return text[:80].encode("unicode_escape").decode("ascii")
 
 
 def _run(content) -> object:
@@ -185,7 +181,7 @@ def _find(machine: _Machine, module, name) -> None:
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("a name that is no string")
     if (module, name) not in _NAMES:
-        raise Refused(f"it asks for {printable(f'{module}.{name}')}; only NumPy arrays, plain containers and networks "
+        raise Refused(f"it asks for {printable(f'{module}.{name}'[:80])}; only NumPy arrays, plain containers and networks "
                       "of dnnlib.tflib.network are allowed")
     machine.push(_NAMES[module, name])
 

@@ -1,15 +1,17 @@
 """fpgan data: prepares training images for reading at random access."""
 
-import sys
-
 EXAMPLE = """\
+example: draw the cats of the shipped models, prepare photos, prepare what a config asks for
+
   fpgan data --name robohash_cats --resolution 64 --count 50000
   fpgan data --name folder --path photos.zip --resolution 128 --data-dir /big/disk
   fpgan data --config configs/folder.py data.path=photos
 
-Cats are the same images whether prepared or rendered while training. Your own images are cropped to their
-central square and resized; files that cannot be used are named and left out. Killed anywhere, the command leaves
-nothing that training would take for a whole set: run it again. Run again when all is done, it does nothing."""
+Cats are the same images whether prepared or rendered while training. Your own images are
+cropped to their central square and resized; files that cannot be used are named and left out.
+Killed anywhere, the command leaves nothing that training would take for a whole set: run it
+again. Run again when all is done, it does nothing.
+"""
 
 _SHOWN = 20  # files named on the terminal
 
@@ -31,8 +33,9 @@ def add_arguments(parser):
 def run(args) -> int:
     """Prepares the images and says what came of it."""
     from fpgan.data.prepare import prepare
+    from fpgan.verbs.terminal import progress_line
 
-    report = prepare(_settings(args), _bar())
+    report = prepare(_settings(args), progress_line("data"))
     print(f"{report.folder}: {report.images:,} images"
           + ("; already prepared, nothing to do" if report.nothing_to_do else ""))
     print(f"licence: {report.licence or 'not stated'}")
@@ -59,22 +62,6 @@ def _settings(args):
         if flag not in data:
             raise FpganError(f"no --{flag} given; expected --name and --resolution, or --config FILE")
     return data
-
-
-def _bar():
-    """Returns a progress function that draws a bar on standard error; in a log file, a line every 30 s."""
-    import tqdm
-
-    bar = tqdm.tqdm(total=0, unit="images", leave=False, delay=0.5,
-                    mininterval=0.1 if sys.stderr.isatty() else 30)
-
-    def progress(done, total):
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return progress
 
 
 def _print_files(what, lines, folder):

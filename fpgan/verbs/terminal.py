@@ -1,4 +1,4 @@
-"""What verbs write for people: progress and warnings on standard error, safe names, the table of verdicts."""
+"""What verbs write for people: progress and warnings on standard error, the table of verdicts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import time
 import warnings
 from collections.abc import Callable
 
+from fpgan.errors import printable
+
 _SHOWN = 5
-
-
-def printable(text: str) -> str:
-    """Escapes control characters, so that a file name cannot steer the terminal."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-                   for letter in text)
 
 
 def progress_line(verb: str) -> Callable[[int, int | None], None]:
@@ -107,6 +103,15 @@ def print_verdicts(tally, meaning: str, stream) -> None:
 
 def positive(text: str) -> int:
     """Parses a whole number of at least 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """Parses a whole number of at least 0, for argparse."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
     return int(text)
