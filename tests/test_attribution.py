@@ -121,6 +121,10 @@ def test_instances_are_found_in_every_way(tmp_path):
         instances(128, fingerprint=A, users=["alice"])
     with pytest.raises(FpganError, match="name the users"):
         instances(128, path=path, issue_new=True)
+    for ignored in ({"fingerprint": A}, {"users": ["alice"], "key_file": key}):
+        with pytest.raises(FpganError, match="leave out --issue"):
+            instances(128, path=path, issue_new=True, **ignored)
+    assert not path.exists()
     users, bits = instances(128, fingerprint=A)
     assert users == (None,) and (bits == Fingerprint.from_hex(A).bits).all()
     issued = instances(128, users=["alice", "bob"], path=path, issue_new=True)

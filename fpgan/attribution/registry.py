@@ -241,7 +241,13 @@ def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[st
 
     Returns:
       U user ids (None for a bare fingerprint) and their fingerprints, uint8 [U, n_bits].
+
+    Raises:
+      FpganError: the arguments do not go together, or name somebody who is not there.
     """
+    if issue_new and (fingerprint is not None or key_file is not None):
+        raise FpganError("--issue draws random fingerprints and goes with --registry alone; leave out --issue, or "
+                         f"leave out {'--fingerprint' if key_file is None else '--key-file'}")
     if fingerprint is not None:
         if users or path is not None or key_file is not None:
             raise FpganError("expected either a fingerprint or users, not both")
