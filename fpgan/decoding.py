@@ -25,7 +25,7 @@ import numpy as np
 from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import Verdict, attribute
 from fpgan.errors import FpganError
-from fpgan.files import record_reader, replacing
+from fpgan.files import record_reader, replacing, writing
 from fpgan.images import EXTENSIONS, iter_images, read_image
 
 FORMATS = ("csv", "jsonl")
@@ -112,7 +112,8 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
       A Row per image, in order.
 
     Raises:
-      FpganError: a path that does not exist or holds no images. Unreadable images are rows, not errors.
+      FpganError: a path that does not exist or holds no images. Images and folders below it that cannot be
+        read are rows, not errors.
     """
     if batch_size < 1:
         raise FpganError(f"the batch size is {batch_size}; expected at least 1")
@@ -169,6 +170,8 @@ def row_writer(stream: IO[str], format: str, with_verdict: bool) -> Callable[[Ro
 def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: bool) -> Iterator:
     """Opens a file of rows that takes its place when the block ends well; standard output without a path.
 
+    Rows are UTF-8, and file names that are not come out byte by byte as they are.
+
     Args:
       path: the file; its ending says the format when `format` is None.
       format: "csv" or "jsonl".
@@ -181,6 +184,8 @@ def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: b
       FpganError: neither format nor ending say what to write, or the file cannot be written.
     """
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield row_writer(sys.stdout, format or "csv", with_verdict)
         return
     ending = os.path.splitext(path)[1].lstrip(".").lower()
@@ -191,14 +196,17 @@ def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: b
     with replacing(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         yield row_writer(text, format, with_verdict)
-        text.flush()
+        with writing(path):
+            text.flush()
         text.detach()
 
 
 def _sources(paths: Iterable[str | os.PathLike]) -> Iterator[tuple[str, str | bytes | FpganError]]:
     """Yields the name of each image with its path or encoded bytes, or with the error met on the way."""
-    for path in iter_images(paths, EXTENSIONS | {RECORDS}):
-        if path.endswith(RECORDS):
+    for path, error in iter_images(paths, EXTENSIONS | {RECORDS}):
+        if error:
+            yield path, error
+        elif path.endswith(RECORDS):
             yield from _records(path)
         else:
             yield path, path

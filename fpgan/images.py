@@ -15,7 +15,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fpgan.errors import FpganError
 from fpgan.files import reason
-from fpgan.files import write_file as write_file  # part of this module's face
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 # What Pillow raises for damaged files, by format; anything else is a bug and shows its traceback.
@@ -28,11 +27,6 @@ def to_uint8(x) -> np.ndarray:
     """Turns float [-1, 1] into 8-bit grey levels: clip(floor(127.5 x + 128), 0, 255), any shape."""
     scaled = np.floor(np.asarray(x, np.float32) * np.float32(127.5) + np.float32(128))
     return np.clip(scaled, 0, 255).astype(np.uint8)
-
-
-def from_uint8(u) -> np.ndarray:
-    """Turns 8-bit grey levels into float32 [-1, 1]: 2 u / 255 - 1, any shape."""
-    return np.asarray(u).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
 
 
 def read_image(source: str | os.PathLike | bytes, resolution: int | None = None) -> tuple[np.ndarray, bool]:
@@ -77,12 +71,20 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def list_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """Lists the image files that `iter_images` finds."""
-    return [Path(path) for path in iter_images(paths)]
+    """Lists the image files that `iter_images` finds; a folder that cannot be read is a FpganError."""
+    images = []
+    for path, error in iter_images(paths):
+        if error:
+            raise error
+        images.append(Path(path))
+    return images
 
 
-def iter_images(paths: Iterable[str | os.PathLike], extensions: frozenset[str] = EXTENSIONS) -> Iterator[str]:
+def iter_images(paths: Iterable[str | os.PathLike],
+                extensions: frozenset[str] = EXTENSIONS) -> Iterator[tuple[str, FpganError | None]]:
     """Finds image files lazily, one folder at a time.
+
+    Links to folders are followed, but not back to a folder that they lie in.
 
     Args:
       paths: files (taken whatever their names), folders (searched recursively, hidden files left out) and
@@ -90,7 +92,8 @@ def iter_images(paths: Iterable[str | os.PathLike], extensions: frozenset[str] =
       extensions: endings, in lower case, of the files to take from folders and patterns.
 
     Yields:
-      Paths in the order of the arguments, sorted within each.
+      (path, None) in the order of the arguments, sorted within each; (folder, error) for a folder that cannot
+        be read.
 
     Raises:
       FpganError: a path does not exist, or an argument holds no image.
@@ -101,9 +104,9 @@ def iter_images(paths: Iterable[str | os.PathLike], extensions: frozenset[str] =
             raise FpganError(f"{path}: no such file or folder")
     for path in paths:
         found = False
-        for image in _images_at(path, extensions):
+        for image_and_error in _images_at(path, extensions):
             found = True
-            yield image
+            yield image_and_error
         if not found:
             raise FpganError(f"{path}: no images found; expected a file, a folder or a pattern of files "
                              f"ending in {' '.join(sorted(extensions))}")
@@ -143,28 +146,39 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _images_at(path: str, extensions: frozenset[str]) -> Iterator[str]:
+def _images_at(path: str, extensions: frozenset[str]) -> Iterator[tuple[str, FpganError | None]]:
     if os.path.isdir(path):
         yield from _walk(path, extensions)
     elif os.path.lexists(path):
-        yield path
+        yield path, None
     else:
         found = set(glob.iglob(path, recursive=True))
-        yield from sorted(match for match in found if _ends_in(match, extensions) and os.path.isfile(match))
+        yield from ((match, None) for match in sorted(found) if _ends_in(match, extensions) and os.path.isfile(match))
 
 
-def _walk(folder: str, extensions: frozenset[str]) -> Iterator[str]:
+def _walk(folder: str, extensions: frozenset[str],
+          above: frozenset[str] = frozenset()) -> Iterator[tuple[str, FpganError | None]]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+            names = sorted((entry.name, _is_folder(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
-        raise FpganError(f"{folder}: cannot be read ({reason(error)})") from error
+        yield folder, FpganError(f"{folder}: cannot be read ({reason(error)})")
+        return
+    above |= {os.path.realpath(folder)}
     for name, is_folder in names:
         path = os.path.join(folder, name)
         if is_folder:
-            yield from _walk(path, extensions)
+            if os.path.realpath(path) not in above:
+                yield from _walk(path, extensions, above)
         elif _ends_in(name, extensions):
-            yield path
+            yield path, None
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself: if it is named like an image, reading it says what is wrong
+        return False
 
 
 def _ends_in(name: str, extensions: frozenset[str]) -> bool:

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,10 @@ from fpgan import decoding
 from fpgan.attribution import issue
 from fpgan.decoding import Row, attribute_rows, decode_files, row_file, row_writer, write_rows
 from fpgan.errors import FpganError
+from fpgan.files import write_file
 from fpgan.fingerprint import Fingerprint
 from fpgan.generation import generate_set
-from fpgan.images import encode_png, write_file
+from fpgan.images import encode_png
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 
@@ -121,6 +124,29 @@ def test_a_row_file_is_whole_or_not_there(tmp_path):
     with row_file(tmp_path / "rows.txt", "csv", False) as write:
         write(Row("caf\udce9.png", np.zeros(8)))
     assert b"caf\xe9.png,00,0.0" in (tmp_path / "rows.txt").read_bytes()
+
+
+def test_standard_output_takes_any_file_name(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with row_file(None, None, False) as write:
+        write(Row("caf\udce9 \u732b.png", np.zeros(8)))
+    sys.stdout.flush()
+    assert b"\ncaf\xe9 \xe7\x8c\xab.png,00,0.0" in raw.getvalue()
+
+
+def test_a_folder_that_cannot_be_read_is_a_row_among_the_others(samples, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("bob"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    rows = list(decode_files(FakeModel(), [samples]))
+    assert len(rows) == 21 and [row.file for row in rows if row.error] == [str(samples / "bob")]
+    assert "Permission denied" in rows[10].error
 
 
 def test_false_attributions_are_as_rare_for_pictures_of_others(tmp_path):

@@ -1,6 +1,7 @@
 """Image files: grey levels, reading of all kinds, damage, finding files, grids."""
 
 import io
+import os
 import random
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fpgan.errors import FpganError
-from fpgan.images import encode_png, from_uint8, grid, list_images, read_image, to_uint8, write_file
+from fpgan.files import write_file
+from fpgan.images import encode_png, grid, iter_images, list_images, read_image, to_uint8
 
 
 def noise(height=12, width=12, seed=0):
@@ -23,8 +25,7 @@ def encoded(image, format="PNG", **options):
 
 def test_grey_levels_survive_the_way_to_float_and_back():
     levels = np.arange(256, dtype=np.uint8)
-    assert (to_uint8(from_uint8(levels)) == levels).all()
-    assert from_uint8(levels).dtype == np.float32
+    assert (to_uint8(levels * (2 / 255) - 1) == levels).all()
     assert to_uint8([-5, -1, -0.9999, 0, 1, 5, 0.9999]).tolist() == [0, 0, 0, 128, 255, 255, 255]
 
 
@@ -122,6 +123,34 @@ def test_images_are_found_sorted_in_files_folders_and_patterns(tmp_path):
             found("a.png", nothing)
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write_file(tmp_path / "other" / "1.png", b"")
+    write_file(tmp_path / "set" / "deep" / "2.png", b"")
+    links = {"deep/up": tmp_path / "set", "aside": tmp_path / "other", "self": "self", "self.png": "self.png"}
+    for name, target in links.items():
+        (tmp_path / "set" / name).symlink_to(target)
+    found = [str(path.relative_to(tmp_path / "set")) for path in list_images([tmp_path / "set"])]
+    assert found == ["aside/1.png", "deep/2.png", "self.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_searched(tmp_path, monkeypatch):
+    for name in ("a/1.png", "b/2.png", "c/3.png"):
+        write_file(tmp_path / name, b"")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("/b"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(iter_images([tmp_path]))
+    assert [os.path.relpath(path, tmp_path) for path, _ in found] == ["a/1.png", "b", "c/3.png"]
+    assert [error is None for _, error in found] == [True, False, True] and "Permission denied" in str(found[1][1])
+    with pytest.raises(FpganError, match="/b: cannot be read"):
+        list_images([tmp_path])
+
+
 def test_grid_places_every_image():
     images = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 5, 3), dtype=np.uint8)
     picture = grid(images, scale=2, pad=1)
@@ -131,4 +160,4 @@ def test_grid_places_every_image():
             block = picture[1 + row * 9:9 + row * 9, 1 + column * 11:11 + column * 11]
             assert (block == images[row, column].repeat(2, 0).repeat(2, 1)).all()
     assert (picture[0] == 255).all() and (picture[:, -1] == 255).all() and (picture[9] == 255).all()
-    assert (grid(from_uint8(images)) == grid(images)).all()
+    assert (grid(images * np.float32(2 / 255) - 1) == grid(images)).all()
