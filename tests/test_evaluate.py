@@ -13,7 +13,7 @@ from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.collect import Settings, draw
 from fpgan.evaluation.report import table
 from fpgan.fingerprint import threshold
-from fpgan.images import encode_png, from_uint8, to_uint8
+from fpgan.images import encode_png, to_uint8
 from fpgan.model import save_model
 from fpgan.networks.config import NetworkConfig
 
@@ -43,7 +43,7 @@ class PaintedBits:
         return to_uint8(self.generate_float(fingerprints, seeds, batch_size=batch_size))
 
     def decode(self, images):
-        images = from_uint8(images) if images.dtype == np.uint8 else images
+        images = images / np.float32(127.5) - 1 if images.dtype == np.uint8 else images
         return images[:, ::2, ::2, :2].reshape(len(images), N_BITS)
 
 

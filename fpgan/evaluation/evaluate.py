@@ -138,6 +138,8 @@ def _check(model, source, settings: Settings) -> None:
         raise FpganError(f"{settings.count} images say too little; expected a count of {LEAST_COUNT} or more")
     if settings.n_users < 1 or settings.seed < 0:
         raise FpganError(f"{settings.n_users} users and seed {settings.seed}; expected 1, and 0, or more")
+    if settings.batch_size < 1:
+        raise FpganError(f"the batch size is {settings.batch_size}; expected at least 1")
     if len(source) < settings.count:
         raise FpganError(f"{source.name} has {len(source)} images, but {settings.count} are to be measured; "
                          "lower the count")

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", metavar="ID", action="append", default=[],
                         help="compare with this user only; may be repeated")
     parser.add_argument("--users", metavar="FILE", help="compare with these users only: ids, one per line")
-    parser.add_argument("--fpr", metavar="RATE", type=float, default=1e-6,
+    parser.add_argument("--fpr", "--false-positive-rate", metavar="RATE", type=float, default=1e-6,
                         help="tolerated rate of false attributions per image, over all users (default 1e-6)")
     parser.add_argument("--out", metavar="FILE", help="also write CSV or JSON lines, by ending or --format")
     parser.add_argument("--format", choices=("csv", "jsonl"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from fpgan.verbs.terminal import not_negative, positive
+
 EXAMPLE = """\
+example: a small random model, a large one, a model of your own, a training step
+
   fpgan bench
-  fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 --compute-dtype bfloat16
+  fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 \\
+      --compute-dtype bfloat16
   fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
   fpgan bench train-step --config configs/robohash64.py --batch 16,64
 
-Images/s are medians over turns in which all that is compared takes part; compile time stands apart. FLOPs
-are those of XLA's cost analysis, the ceiling is a large matrix product. `generate` is also timed with a
-kernel per sample (grouped convolutions), and shows that new fingerprints do not compile again."""
+Images/s are medians over turns in which all that is compared takes part; compile time stands
+apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
+is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
+do not compile again.
+"""
 
 
 def add_arguments(parser) -> None:
@@ -18,20 +25,20 @@ def add_arguments(parser) -> None:
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, train-step; the first two without any")
     parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns, of which the median counts (5)")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
-    parser.add_argument("--resolution", type=int, default=64, help="of a random model (64)")
-    parser.add_argument("--channel-base", type=int, default=4096,
+    parser.add_argument("--resolution", type=positive, default=64, help="of a random model (64)")
+    parser.add_argument("--channel-base", type=positive, default=4096,
                         help="of a random model: min(BASE / 2^(k-1), MAX) channels at 2^k pixels (4096)")
-    parser.add_argument("--channel-max", type=int, default=256, help="see --channel-base (256)")
-    parser.add_argument("--bits", type=int, default=128, help="of a random model (128)")
+    parser.add_argument("--channel-max", type=positive, default=256, help="see --channel-base (256)")
+    parser.add_argument("--bits", type=positive, default=128, help="of a random model (128)")
     parser.add_argument("--compute-dtype", default="float32", help="of a random model: float32, bfloat16")
-    parser.add_argument("--grouped-batch", type=int, default=16, metavar="SIZE",
+    parser.add_argument("--grouped-batch", type=not_negative, default=16, metavar="SIZE",
                         help="batch size of the comparison with grouped convolutions; 0: none (16)")
-    parser.add_argument("--fingerprints", type=int, default=1000, metavar="N",
+    parser.add_argument("--fingerprints", type=not_negative, default=1000, metavar="N",
                         help="distinct ones to count traces over; 0: none (1000)")
     parser.add_argument("--config", help="config file for train-step")
-    parser.add_argument("--seed", type=int, default=0, help="of parameters and inputs (0)")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
     parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
 
 

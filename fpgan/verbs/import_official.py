@@ -1,8 +1,11 @@
 """fpgan import-official: converts a model of the paper's authors into a model directory."""
 
 EXAMPLE = """\
+example: convert a snapshot, then make images of one user's instance
+
   fpgan import-official network-snapshot-025000.pkl --out models/celeba128
-  fpgan generate --model models/celeba128 --help"""
+  fpgan generate --model models/celeba128 --user alice --registry registry.csv --issue --out set
+"""
 
 
 def add_arguments(parser):
