@@ -83,5 +83,5 @@ def test_errors_say_what_to_do(monkeypatch):
         robohash.render_cats(0, 4)
     robohash.part_files.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FpganError, match=r"fpgan\[train\]"):
+    with pytest.raises(FpganError, match=r"fpgan\[demo\]"):
         robohash.check(R)

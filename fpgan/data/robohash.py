@@ -35,7 +35,7 @@ def part_files():
     """
     spec = importlib.util.find_spec("robohash")
     if spec is None:
-        raise missing_extra("robohash", "train")
+        raise missing_extra("robohash", "demo")
     folder = Path(spec.submodule_search_locations[0]) / "sets" / "set4"
     # "001#01fur/003#fur3.png": the numbers before # order the files, the ones after # order the layers
     layers = sorted((d for d in folder.glob("*#*") if d.is_dir()), key=lambda d: d.name.split("#")[1])

@@ -100,8 +100,8 @@ def open_source(data):
     """Opens the images that a config's `data` part asks for.
 
     Cats are read from the prepared set of this number and resolution where there is one, and otherwise
-    rendered on
-    the fly: the images are the same. The user's own images and public sets have to be prepared first.
+    rendered on the fly: the images are the same. The user's own images and public sets have to be prepared
+    first.
 
     Args:
       data: a mapping with the fields of `settings.DataSettings`.

@@ -6,7 +6,6 @@ vgg16 features"), because its value means nothing without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from fpgan.errors import FpganError
 
 
 class Moments(NamedTuple):
-    """Mean and scatter of a set of vectors, enough to merge sets without seeing their members again.
+    """Mean and scatter of a set of vectors.
 
     Attributes:
       count: N, the number of vectors.
@@ -37,31 +36,11 @@ class Moments(NamedTuple):
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Computes the moments of one block of features, real [N, F] with N >= 1, in float64."""
+    """Computes the moments of a set of feature vectors, real [N, F] with N >= 1, in float64."""
     features = _checked(features).astype(np.float64)
     mean = features.mean(axis=0)
     centred = features - mean
     return Moments(len(features), mean, centred.T @ centred)
-
-
-def merge(a: Moments, b: Moments) -> Moments:
-    """Merges the moments of two disjoint sets, without cancellation (Chan, Golub, LeVeque 1983)."""
-    count = a.count + b.count
-    shift = b.mean - a.mean
-    mean = a.mean + shift * (b.count / count)
-    scatter = a.scatter + b.scatter + np.outer(shift, shift) * (a.count * b.count / count)
-    return Moments(count, mean, scatter)
-
-
-def stream_moments(blocks: Iterable[np.ndarray]) -> Moments:
-    """Computes the moments of a stream of feature blocks [n_i, F] while holding one block at a time."""
-    total = None
-    for block in blocks:
-        part = moments(block)
-        total = part if total is None else merge(total, part)
-    if total is None:
-        raise FpganError("there are no features to take the mean of; expected at least one image")
-    return total
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
