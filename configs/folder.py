@@ -17,7 +17,7 @@ def get_config():
     config.data.update(dict(name="folder", crop="center"))
     config.network.update(dict(mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned",
                                decoder_features=1024))
-    config.objective.update(dict(quantize=True, out_of_range=1.0, coarse_consistency=2.0, r1_gamma=10.0))
+    config.objective.update(dict(quantize=True, out_of_range=1.0, coarse_consistency=40.0, r1_gamma=10.0))
     config.curriculum.update(dict(bits_first=True))
     config.total_images = 5_000_000
     return config

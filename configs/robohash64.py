@@ -18,7 +18,7 @@ def get_config():
     config.network.update(dict(
         resolution=64, latent_size=128, style_size=512, channel_base=4096, channel_max=256, decoder_features=512,
         mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned", compute_dtype="bfloat16"))
-    config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=4.0, coarse_consistency=2.0))
+    config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=4.0, coarse_consistency=40.0))
     config.curriculum.update(dict(bits_first=True))
     config.optimizer.update(dict(decay_images=700_000))
     config.batch_size = 64
