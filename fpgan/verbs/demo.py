@@ -1,6 +1,8 @@
 """fpgan demo: issues instances to three users, generates, writes, reads back and attributes, in one go."""
 
 EXAMPLE = """\
+example: everything once
+
   fpgan demo
   fpgan demo --out somewhere --model models/mine --fpr 1e-9"""
 

@@ -1,6 +1,8 @@
 """fpgan export: turns a training checkpoint into a model directory."""
 
 EXAMPLE = """\
+example: from a run to a model that every verb takes
+
   fpgan export --workdir runs/smoke --out models/smoke
   fpgan decode --model models/smoke photos/"""
 

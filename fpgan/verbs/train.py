@@ -1,6 +1,8 @@
 """fpgan train: trains a model as a config says."""
 
 EXAMPLE = """\
+example: train, in a directory of its own, and continue there
+
   fpgan train --config configs/smoke.py --workdir runs/smoke
   fpgan train --config configs/robohash64.py --workdir runs/cats batch_size=64 optimizer.beta1=0.0
 
