@@ -178,7 +178,7 @@ class StopFlag:
 
     def __init__(self):
         self.raised = False
-        self._previous = signal.signal(signal.SIGTERM, functools.partial(self._note))
+        self._previous = signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_):
         self.raised = True
