@@ -15,7 +15,7 @@ from fpgan.training.config import flatten
 from fpgan.training.state import TrainState
 
 # What may change between the start of a run and its continuation: nothing that the result depends on.
-_FREE = ("every.", "keep.", "data.data_dir", "data.workers", "data.resident")
+_FREE = ("every.", "evaluation.", "keep.", "data.data_dir", "data.workers", "data.resident")
 
 
 class Checkpoints:

@@ -11,6 +11,7 @@ from fpgan.model import Model, from_params, load, save_model
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
+from fpgan.training.monitor import exported_params
 from fpgan.training.state import init_state
 
 
@@ -36,7 +37,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     state = checkpoints.restore(jax.eval_shape(lambda: init_state(config, network)), step)
     checkpoints.close()
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
-    params = dict(state.ema) if config.ema_decoder else {**state.ema, "decoder": state.params["decoder"]}
+    params = exported_params(config, state)
     threshold = confidence_threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"confidence_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)

@@ -12,7 +12,8 @@ import numpy as np
 from fpgan import parallel
 
 _SHOWN = {"accuracy": "bits", "fingerprint": "fp", "latent": "latent", "adversarial": "adv", "consistency": "cons",
-          "discriminator": "disc", "progress": "stage"}
+          "discriminator": "disc", "progress": "stage", "eval_accuracy": "held-out bits",
+          "eval_frechet_pixels_8": "frechet"}
 
 
 class Log:
@@ -27,6 +28,7 @@ class Log:
         self._path = Path(workdir) / "metrics.jsonl"
         self._start, self._last, self._batch, self._report = start, last, batch_size, report
         self._pending: list[tuple[int, dict]] = []
+        self._measured: dict[str, float] = {}
         self._began = None  # time and step of the first fetch: the rate leaves compilation out
         self._board = None
         if not parallel.is_main():
@@ -36,9 +38,13 @@ class Log:
             import tensorboardX
             self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start)
 
-    def add(self, step: int, scalars: dict) -> None:
-        """Notes the scalars (arrays [devices]) of a finished step, without waiting for them."""
+    def add(self, step: int, scalars: dict, measured: dict[str, float] | None = None) -> None:
+        """Notes the scalars (arrays [devices]) of a finished step, without waiting for them, and what was measured after it.
+
+        Whoever gives measured values flushes next, so that they stand beside the step that they belong to.
+        """
         self._pending.append((step, scalars))
+        self._measured |= measured or {}
 
     def flush(self) -> tuple[int, str] | None:
         """Writes the means since the last flush; returns (step, name) of the first scalar that is not finite."""
@@ -53,7 +59,8 @@ class Log:
                     return step, name
         names = dict.fromkeys(name for _, scalars in fetched for name in scalars)
         means = {name: float(np.mean([s[name] for _, s in fetched if name in s])) for name in names}
-        self._write(fetched[-1][0], means)
+        self._write(fetched[-1][0], means | self._measured)
+        self._measured = {}
         return None
 
     def close(self) -> None:

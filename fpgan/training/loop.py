@@ -15,6 +15,7 @@ from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, settle_config, settle_data
 from fpgan.training.logs import Log
+from fpgan.training.monitor import Monitor
 from fpgan.training.samples import write_grids
 from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
 from fpgan.training.step import STAGE_INTERVAL, phases
@@ -67,6 +68,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag
     images = reals(config, source, start)
     draw = functools.partial(write_grids, workdir, network, source=source, seed=config.seed)
     draw(state)
+    monitor = Monitor(config, network, source)
     steps = compile_phases(phases(config, network, config.batch_size // devices, config.data.resident))
     log = Log(workdir, start, last, config.batch_size, report)
     image_terms = bool(state.image_terms)
@@ -81,9 +83,10 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag
                 if step % phase.interval == 0 and phase.image_terms in (None, image_terms):
                     replicated, logged = phase.run(replicated, batch)
                     scalars |= logged
-            log.add(step + 1, scalars)
+            measured = monitor(step + 1, replicated)
+            log.add(step + 1, scalars, measured)
             done = step + 1 == last or stop.agreed(step)
-            if done or (step + 1) % config.every.checkpoint == 0 or (step + 1) % config.every.log == 0:
+            if done or (step + 1) % config.every.checkpoint == 0 or (step + 1) % config.every.log == 0 or measured:
                 flush(log)
             if done or (step + 1) % config.every.checkpoint == 0:
                 state = save(checkpoints, replicated)

@@ -1,0 +1,103 @@
+"""What training is watched by: bit accuracy, consistency and Frechet distance of the model that export would give now.
+
+The inputs are the same at every measurement of a run and of all runs with its seed, and no part of training. Nothing here
+changes the state: a run with it gives the same bits as one without.
+"""
+
+import re
+import time
+
+import jax
+import numpy as np
+
+from fpgan import parallel
+from fpgan.errors import FpganError
+from fpgan.evaluation.distances import frechet_distance, moments
+from fpgan.evaluation.features import open_extractor
+from fpgan.evaluation.measures import bit_accuracy, psnr
+from fpgan.model import Model, from_params
+from fpgan.networks.config import NetworkConfig
+
+_BATCH = 50  # images per call of the two compiled programs, and in memory
+_PAIRS = 200  # images that are made again with a second fingerprint
+
+
+def exported_params(config, state) -> dict:
+    """The parameters that a model of this state consists of: {"generator", "decoder"} -> nested dict of arrays.
+
+    Args:
+      config: the training config; its `ema_decoder` says which decoder.
+      state: a TrainState, replicated or not.
+    """
+    return dict(state.ema) if config.ema_decoder else {**state.ema, "decoder": state.params["decoder"]}
+
+
+class Monitor:
+    """Measures every so often, in the main process.
+
+    Fingerprints and latents are drawn from a stream of their own: 128 bits of it occur nowhere in training.
+    """
+
+    def __init__(self, config, network: NetworkConfig, source):
+        """Draws the inputs and reads the real images, once.
+
+        Args:
+          config: the training config; `every.evaluate` and `evaluation` say when and what.
+          network: the architecture.
+          source: the training images.
+
+        Raises:
+          FpganError: fewer than two real images, or features that cannot be had.
+        """
+        self._config, self._network = config, network
+        self._last = config.total_images // config.batch_size
+        self._on = bool(config.every.evaluate) and parallel.is_main()
+        if not self._on:
+            return
+        if len(source) < 2:
+            raise FpganError(f"every.evaluate is set, but {source.name} has {len(source)} images; expected 2 or more")
+        count = config.evaluation.images
+        rng = np.random.default_rng([config.seed, 2])
+        self._bits, self._others = rng.integers(0, 2, (2, count, network.fingerprint_bits), np.uint8)
+        self._seeds = rng.integers(0, 2**32, count, np.uint32)
+        self._extractor = open_extractor(config.evaluation.features, network.resolution)
+        chosen = np.sort(rng.choice(len(source), min(count, len(source)), replace=False))
+        self._reals = moments(np.concatenate([self._extractor.extract(source.read(chosen[part]))
+                                              for part in _parts(len(chosen))]))
+
+    def __call__(self, step: int, replicated) -> dict[str, float]:
+        """Measures, if it is time to.
+
+        Args:
+          step: steps done.
+          replicated: the TrainState on the devices.
+
+        Returns:
+          eval_accuracy, the mean bit accuracy on 8-bit images in [0, 1]; eval_psnr, between two fingerprints at one latent,
+          the mean in dB; eval_frechet_FEATURES; eval_seconds, what this took. Nothing when it is not time, or in processes
+          but the main one.
+        """
+        if not self._on or (step % self._config.every.evaluate and step != self._last):
+            return {}
+        began = time.perf_counter()
+        params = parallel.unreplicate(exported_params(self._config, replicated))
+        model = from_params(self._network, jax.device_put(params), {"name": "in training"})
+        return self._measure(model) | {"eval_seconds": time.perf_counter() - began}
+
+    def _measure(self, model: Model) -> dict[str, float]:
+        right, similar, features = [], [], []
+        for part in _parts(len(self._seeds)):
+            images = model.generate(self._bits[part], self._seeds[part], batch_size=_BATCH)
+            right.append(bit_accuracy(model.decode(images, batch_size=_BATCH), self._bits[part]))
+            features.append(self._extractor.extract(images))
+            if part.start < _PAIRS:
+                again = model.generate(self._others[part], self._seeds[part], batch_size=_BATCH)
+                similar.append(psnr(images, again))
+        distance = frechet_distance(moments(np.concatenate(features)), self._reals)
+        name = re.sub(r"\W", "_", self._extractor.name)
+        return {"eval_accuracy": float(np.concatenate(right).mean()), "eval_psnr": float(np.concatenate(similar).mean()),
+                f"eval_frechet_{name}": distance}
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
