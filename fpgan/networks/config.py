@@ -27,6 +27,10 @@ class NetworkConfig:
       decoder_channel_base, decoder_channel_max: the same for the decoder; 0 means as in the generator.
       decoder_features: width of the decoder's last hidden layer; 0 means what the formula for channels gives at 2x2 (the
         paper). It must well exceed fingerprint_bits: fewer features than bits cannot be read out into independent bits.
+      decoder_linear: add to the decoder's logits a linear reading of all pixels of the high-pass filtered image, the
+        correlation detector of spread-spectrum watermarks (Cox et al. 1997). The paper's trunk low-passes and halves the image
+        before it reads much; the linear part sees every frequency, and the bits take off many times sooner. It has
+        resolution^2 * channels * fingerprint_bits parameters.
       discriminator_channel_base, discriminator_channel_max: the same for the discriminator; 0 likewise.
       mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
       mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.
@@ -54,6 +58,7 @@ class NetworkConfig:
     decoder_channel_base: int = 0
     decoder_channel_max: int = 0
     decoder_features: int = 0
+    decoder_linear: bool = False
     discriminator_channel_base: int = 0
     discriminator_channel_max: int = 0
     mapping_layers: int = 8
@@ -109,8 +114,8 @@ class NetworkConfig:
             raise FpganError(f"unknown network field {unknown[0]!r}; this version of fpgan does not have it")
         for field in dataclasses.fields(cls):
             value = fields.get(field.name, field.default)
-            expected = (int, float) if isinstance(field.default, float) else type(field.default)
-            if not isinstance(value, expected) or isinstance(value, bool):
+            expected = (int, float) if isinstance(field.default, float) else (type(field.default),)
+            if type(value) not in expected:
                 raise FpganError(f"network.{field.name} is {value!r}, expected a value such as {field.default!r}")
         return cls(**fields)
 

@@ -1,15 +1,36 @@
 """The fingerprint decoder: reads latent and fingerprint back from an image (Yu et al. 2022, section 3)."""
 
+import math
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.discriminator import Trunk
-from fpgan.networks.layers import Dense
+from fpgan.networks.layers import Dense, blur
+
+
+class Correlation(nn.Module):
+    """Correlates the high-pass filtered image with one learned pattern per bit (Cox et al. 1997).
+
+    Attributes:
+      features: number of patterns.
+    """
+
+    features: int
+    gain: float = 8.0  # brings what the filter leaves of an image near unit variance
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, features]; 0 at the start of training."""
+        details = (self.gain * (images - blur(images))).reshape(images.shape[0], -1)
+        patterns = self.param("patterns", nn.initializers.zeros, (details.shape[1], self.features))
+        return details @ (patterns / math.sqrt(details.shape[1])).astype(details.dtype)
 
 
 class Decoder(nn.Module):
-    """The decoder E: the discriminator's trunk without minibatch statistics, and one dense head."""
+    """The decoder E: the discriminator's trunk without minibatch statistics, one dense head, and an optional correlation."""
 
     config: NetworkConfig
 
@@ -26,4 +47,7 @@ class Decoder(nn.Module):
         c = self.config
         x = Trunk(c, "decoder", stddev=False, features=c.decoder_features, name="trunk")(images)
         x = Dense(features=c.latent_size + c.fingerprint_bits, name="output")(x)
-        return x[:, c.latent_size:], x[:, :c.latent_size]
+        latents, logits = x[:, :c.latent_size], x[:, c.latent_size:]
+        if c.decoder_linear:
+            logits = logits + Correlation(features=c.fingerprint_bits, name="linear")(images.astype(jnp.float32))
+        return logits, latents

@@ -14,6 +14,7 @@ from jax import lax
 from fpgan.networks.upsampling import strided_conv, transposed_conv
 
 _FIR = (0.125, 0.375, 0.375, 0.125)  # [1, 3, 3, 1] / 8 along each axis, the low-pass filter of StyleGAN2
+_BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -59,6 +60,14 @@ def upsample(x: jax.Array) -> jax.Array:
     zero = jnp.zeros((), x.dtype)
     x = lax.pad(x, zero, ((0, 0, 0), (2, 2, 1), (2, 2, 1), (0, 0, 0)))  # [N, 2H+3, 2W+3, C]
     return fir(x, (0, 0), gain=4.0)
+
+
+def blur(x: jax.Array) -> jax.Array:
+    """Low-pass filter outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256, borders repeated. [N, H, W, C] -> [N, H, W, C]."""
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    x = sum(tap * x[:, i:i + height] for i, tap in enumerate(_BINOMIAL))
+    return sum(tap * x[:, :, i:i + width] for i, tap in enumerate(_BINOMIAL))
 
 
 def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -28,14 +28,14 @@ def default() -> ml_collections.ConfigDict:
                   crop="center", resident=True, workers=0),
         network=dict(
             resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
-            channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
+            channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0, decoder_linear=False,
             discriminator_channel_base=0, discriminator_channel_max=0,
             mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", modulated_min=0, modulated_max=0,
             noise="random", minibatch_stddev_group=4, minibatch_stddev_order="contiguous", label_size=0,
             compute_dtype="float32"),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
-            quantize=False,
+            quantize=False, discriminator_noise=0.0,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
         curriculum=dict(bits_first=False, latent_scale=0.1, learning_rate_factor=2.5, start_accuracy=0.9,

@@ -104,7 +104,8 @@ def generator_phase(setup: Setup, image_terms: bool, state: TrainState, images: 
 def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, image_terms: bool) -> dict:
     """Every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
 
-    Without `image_terms` those that need the discriminator or a second fingerprint are left out.
+    Without `image_terms` those that need the discriminator or a second fingerprint are left out; the latter also where both
+    consistencies weigh nothing.
     """
     network, bits = setup.network, inputs["fingerprints"]
     generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
@@ -118,9 +119,10 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
         "accuracy": jnp.mean((logits > 0) == (bits > 0), axis=-1),
     }
     if image_terms:
-        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
-        scores = Discriminator(network).apply({"params": discriminator}, fakes)
+        scores = Discriminator(network).apply({"params": discriminator}, blind(setup, fakes, inputs["pixels"]))
         terms["adversarial"] = losses.generator_adversarial(scores)
+    if image_terms and (setup.config.objective.consistency or setup.config.objective.coarse_consistency):
+        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
         terms["consistency"] = losses.consistency(fakes, others)
         terms["coarse_consistency"] = losses.coarse_consistency(fakes, others)
     return terms
@@ -177,7 +179,8 @@ def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> t
 
     def objective(params):
         score = functools.partial(Discriminator(setup.network).apply, {"params": params})
-        real_scores, fake_scores = score(reals), score(fakes)
+        real_scores = score(blind(setup, reals, inputs["real_pixels"]))
+        fake_scores = score(blind(setup, fakes, inputs["pixels"]))
         loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
         return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
 
@@ -216,23 +219,25 @@ def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict
 
     Returns:
       latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
-      {0., 1.}; noise_keys [batch]; and, for the path length, pixels [batch, R, R, channels] ~ N(0, 1).
+      {0., 1.}; noise_keys [batch]; pixels [batch, R, R, channels] ~ N(0, 1), and another such real_pixels for the
+      discriminator. What a phase does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
     key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), PHASE_NUMBERS[phase])
 
     def one(index):
-        latent, bits, other, noise, pixels = jax.random.split(jax.random.fold_in(key, index), 5)
+        latent, bits, other, noise, pixels, real_pixels = jax.random.split(jax.random.fold_in(key, index), 6)
         n = (network.fingerprint_bits,)
         drawn = {
             "latents": scale * jax.random.normal(latent, (network.latent_size,)),
             "fingerprints": jax.random.bernoulli(bits, shape=n).astype(jnp.float32),
             "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
             "noise_keys": noise,
+            "pixels": jax.random.normal(pixels, (network.resolution, network.resolution, network.channels)),
         }
-        if phase == "path_length":
-            drawn["pixels"] = jax.random.normal(pixels, (network.resolution, network.resolution, network.channels))
+        if phase == "discriminator":
+            drawn["real_pixels"] = jax.random.normal(real_pixels, drawn["pixels"].shape)
         return drawn
 
     return jax.vmap(one)(global_indices(batch))
@@ -250,6 +255,18 @@ def draw_reals(setup: Setup, step: jax.Array, images: jax.Array) -> jax.Array:
 def global_indices(batch: int) -> jax.Array:
     """Numbers of this device's samples in the whole batch, uint32 [batch]."""
     return lax.axis_index(AXIS).astype(jnp.uint32) * jnp.uint32(batch) + jnp.arange(batch, dtype=jnp.uint32)
+
+
+def blind(setup: Setup, images: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Instance noise: what the discriminator sees, so that no pattern below the noise betrays a fingerprint to it.
+
+    Args:
+      setup: objective.discriminator_noise is the standard deviation, in the units of images.
+      images: [N, R, R, C] in [-1, 1], real or generated.
+      pixels: [N, R, R, C] ~ N(0, 1).
+    """
+    deviation = setup.config.objective.discriminator_noise
+    return images + deviation * pixels if deviation else images
 
 
 def quantize(images: jax.Array) -> jax.Array:
