@@ -22,7 +22,7 @@ VERBS = {
     "decode": "read the fingerprints in images",
     "attribute": "say who made an image, and how sure that is",
     "evaluate": "measure image quality, bit accuracy and attribution",
-    "plot": "draw curves of training runs: bit accuracy and Frechet distance against images seen",
+    "plot": "draw the curves of training runs against images seen",
     "bench": "measure speed: images/s, compile time, FLOP/s",
     "demo": "issue, generate, decode and attribute, in two minutes",
     "import-official": "convert weights of the paper's authors into a model folder",

@@ -294,7 +294,7 @@ def _scale(axes, label: str, values: np.ndarray) -> None:
         if values.max() >= _HIGH:
             ticks = [tick for tick in _LOGIT_TICKS if tick >= bottom]
             axes.set_yscale("logit", nonpositive="clip")
-            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks[:-1]] + [f"\u2265{ticks[-1]:g}"])
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks[:-1]] + [f"\u2265 {ticks[-1]:g}"])
             axes.set_yticks([], minor=True)
             axes.set_ylim(bottom, 1 - 0.7 * (1 - _NEARLY_ONE))
             for line in axes.lines:
