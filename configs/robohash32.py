@@ -19,11 +19,11 @@ def get_config():
     config.name = "robohash32"
     config.data.update(dict(name="robohash_cats", resolution=32, count=50_000))
     config.network.update(dict(
-        resolution=32, latent_size=32, style_size=256, channel_base=384, channel_max=64, decoder_features=512, decoder_linear=True,
-        mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned"))
+        resolution=32, latent_size=32, style_size=256, channel_base=384, channel_max=64, decoder_features=512,
+        decoder_linear=True, mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned"))
     config.objective.update(dict(
-        fingerprint=5.0, consistency=100.0, coarse_consistency=40.0, quantize=True, out_of_range=1.0, discriminator_noise=0.02,
-        r1_gamma=1.0, path_length=0.0))
+        fingerprint=5.0, consistency=100.0, coarse_consistency=40.0, quantize=True, out_of_range=1.0,
+        discriminator_noise=0.02, r1_gamma=1.0, path_length=0.0))
     config.curriculum.update(dict(bits_first=True, start_accuracy=0.98, hold_accuracy=0.97, latent_images=8_000,
                                   ramp_images=16_000))
     config.optimizer.update(dict(decay_images=60_000))

@@ -17,9 +17,13 @@ def get_config():
     config.data.update(dict(name="robohash_cats", resolution=64, count=100_000))
     config.network.update(dict(
         resolution=64, latent_size=128, style_size=512, channel_base=4096, channel_max=256, decoder_features=512,
-        mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned", compute_dtype="bfloat16"))
-    config.objective.update(dict(quantize=True, out_of_range=1.0, r1_gamma=4.0, coarse_consistency=40.0))
-    config.curriculum.update(dict(bits_first=True))
+        decoder_linear=True, mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned",
+        compute_dtype="bfloat16"))
+    config.objective.update(dict(
+        fingerprint=5.0, consistency=100.0, coarse_consistency=40.0, quantize=True, out_of_range=1.0,
+        discriminator_noise=0.02, r1_gamma=4.0, path_length=0.0))
+    config.curriculum.update(dict(bits_first=True, start_accuracy=0.98, hold_accuracy=0.97, latent_images=50_000,
+                                  ramp_images=100_000))
     config.optimizer.update(dict(decay_images=700_000))
     config.batch_size = 64
     config.total_images = 3_500_000

@@ -28,8 +28,7 @@ from fpgan.evaluation.provenance import provenance
 from fpgan.files import write_file
 from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.decoder import Decoder
-from fpgan.networks.generator import Generator
+from fpgan.networks.parameters import init_params
 
 TASKS = ("generate", "decode", "train-step")
 _CEILING_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
@@ -274,18 +273,8 @@ def time_in_turns(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hash
 
 
 def random_params(network: NetworkConfig, seed: int) -> dict:
-    """Draws parameters of generator and decoder: weights N(0, 1), vectors and scalars zero."""
-    key, rng = jax.random.key(seed), np.random.default_rng(seed)
-    images = jnp.zeros((1, network.resolution, network.resolution, network.channels))
-    latents, bits = jnp.zeros((1, network.latent_size)), jnp.zeros((1, network.fingerprint_bits))
-    shapes = {"generator": jax.eval_shape(Generator(network).init, key, latents, bits, key[None])["params"],
-              "decoder": jax.eval_shape(Decoder(network).init, key, images)["params"]}
-
-    def fill(shape):
-        values = rng.normal(size=shape.shape) if shape.ndim > 1 else np.zeros(shape.shape)
-        return jnp.asarray(values, jnp.float32)
-
-    return jax.tree.map(fill, shapes)
+    """Draws parameters of generator and decoder."""
+    return jax.jit(init_params, static_argnums=(0, 2))(network, jax.random.key(seed), ("generator", "decoder"))
 
 
 def generator_inputs(network: NetworkConfig, batch: int, seed: int) -> tuple[jax.Array, jax.Array]:

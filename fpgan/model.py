@@ -26,9 +26,9 @@ from fpgan.errors import FpganError
 from fpgan.files import write_file
 from fpgan.fingerprint import as_bits
 from fpgan.images import to_uint8
+from fpgan.networks import parameters
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
-from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
 
 FORMAT_VERSION = 1
@@ -321,18 +321,7 @@ def _read_params(path: Path, content: bytes, config: NetworkConfig, networks: tu
 @functools.cache
 def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict[str, tuple[int, ...]]:
     """The shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
-    images = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, config.channels), jnp.float32)
-    bits = jax.ShapeDtypeStruct((1, config.fingerprint_bits), jnp.float32)
-    latents = jax.ShapeDtypeStruct((1, config.latent_size), jnp.float32)
-    labels = jax.ShapeDtypeStruct((1, config.label_size), jnp.float32) if config.label_size else None
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), 1))
-    modules = {
-        "generator": (Generator(config), latents, bits, keys, labels),
-        "decoder": (Decoder(config), images),
-        "discriminator": (Discriminator(config), images, labels),
-    }
-    shapes = {name: jax.eval_shape(modules[name][0].init, key, *modules[name][1:])["params"] for name in networks}
+    shapes = parameters.param_shapes(config, networks)
     return {name: array.shape for name, array in _flatten(shapes).items()}
 
 

@@ -11,7 +11,7 @@ import fpgan
 from fpgan import model as models
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
-from fpgan.training.state import init_params
+from fpgan.networks.parameters import init_params
 
 CONFIG = tiny.network(noise="none")
 

@@ -296,3 +296,24 @@ def test_a_config_survives_its_dict_and_refuses_unknown_fields():
     assert NetworkConfig.from_dict(TINY.to_dict()) == TINY
     with pytest.raises(FpganError, match="'blur'"):
         NetworkConfig.from_dict(TINY.to_dict() | {"blur": 1})
+
+
+def test_blur_is_a_convolution_with_the_binomial_kernel_and_repeats_the_border():
+    x = normal(30, 2, 6, 7, 3)
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[:, :, None, None] / 256 * np.eye(3)
+    expected = correlate(np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), kernel, (0, 0))
+    np.testing.assert_allclose(layers.blur(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_linear_reading_starts_at_nothing_and_adds_to_the_logits_alone():
+    images = normal(31, 3, 8, 8, 3)
+    plain, linear = Decoder(TINY), Decoder(dataclasses.replace(TINY, decoder_linear=True))
+    params = linear.init(jax.random.key(5), images)["params"]
+    patterns = params.pop("linear")["patterns"]
+    assert patterns.shape == (8 * 8 * 3, 8) and not patterns.any()
+    logits, latents = plain.apply({"params": params}, images)
+    patterns = normal(32, *patterns.shape)
+    read, same = linear.apply({"params": params | {"linear": {"patterns": patterns}}}, images)
+    details = 8 * (images - np.asarray(layers.blur(images))).reshape(3, -1)
+    np.testing.assert_allclose(read - logits, details @ patterns / np.sqrt(8 * 8 * 3), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(same, latents)

@@ -63,6 +63,11 @@ def test_one_device_and_eight_give_the_same_gradients_and_parameters(name):
     np.testing.assert_allclose(one.path_length_mean, eight.path_length_mean, rtol=1e-4)
 
 
+def on_one_device(function):
+    """The result of a per-device function."""
+    return jax.tree.map(lambda x: x[0], jax.pmap(function, axis_name=AXIS, devices=jax.devices()[:1])(jnp.zeros(1)))
+
+
 def test_each_sample_has_its_own_draws_and_they_change_with_step_and_phase():
     config = tiny.config()
     setup = step.Setup(config, tiny.network(), 4, True)
@@ -142,3 +147,24 @@ def test_quantize_rounds_as_png_does_and_lets_the_gradient_through():
     grey = np.clip(np.floor(np.asarray(x) * 127.5 + 128), 0, 255)
     np.testing.assert_allclose(step.quantize(x), grey / 127.5 - 1, atol=1e-6)
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(3 * step.quantize(x)))(x), np.full(6, 3.0))
+
+
+def test_the_discriminator_sees_images_through_noise():
+    images = jnp.zeros((2, 8, 8, 3))
+    config, network = tiny.config(objective=dict(discriminator_noise=0.25)), tiny.network()
+    setup = step.Setup(config, network, 4, True)
+    drawn = on_one_device(lambda _: step.draw_inputs(setup, init_state(config, network), "discriminator", 4))
+    noise = np.asarray(step.blind(setup, images[:1], drawn["pixels"]))
+    assert noise.std() == pytest.approx(0.25, rel=0.2)
+    assert abs(np.corrcoef(np.ravel(drawn["pixels"]), np.ravel(drawn["real_pixels"]))[0, 1]) < 0.15
+    quiet = step.Setup(tiny.config(), network, 4, True)
+    assert step.blind(quiet, images, None) is images
+
+
+def test_terms_of_two_fingerprints_are_left_out_where_they_weigh_nothing():
+    config = tiny.config(objective=dict(consistency=0.0, coarse_consistency=0.0, fingerprint=0.0))
+    state = init_state(config, tiny.network())
+    setup = step.Setup(config, tiny.network(), 4, True)
+    inputs = on_one_device(lambda _: step.draw_inputs(setup, state, "generator", 4))
+    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, state.params["discriminator"], inputs, True))
+    assert "adversarial" in terms and "consistency" not in terms and "coarse_consistency" not in terms

@@ -28,9 +28,9 @@ class NetworkConfig:
       decoder_features: width of the decoder's last hidden layer; 0 means what the formula for channels gives at 2x2 (the
         paper). It must well exceed fingerprint_bits: fewer features than bits cannot be read out into independent bits.
       decoder_linear: add to the decoder's logits a linear reading of all pixels of the high-pass filtered image, the
-        correlation detector of spread-spectrum watermarks (Cox et al. 1997). The paper's trunk low-passes and halves the image
-        before it reads much; the linear part sees every frequency, and the bits take off many times sooner. It has
-        resolution^2 * channels * fingerprint_bits parameters.
+        correlation detector of spread-spectrum watermarks (Cox et al. 1997). The trunk low-passes and halves the
+        image before it reads much; the linear part sees every frequency. It has resolution^2 * channels * fingerprint_bits
+        parameters.
       discriminator_channel_base, discriminator_channel_max: the same for the discriminator; 0 likewise.
       mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
       mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.

@@ -10,11 +10,7 @@ import optax
 from fpgan.errors import FpganError
 from fpgan.model import load, load_discriminator
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.decoder import Decoder
-from fpgan.networks.discriminator import Discriminator
-from fpgan.networks.generator import Generator
-
-NETWORKS = ("generator", "decoder", "discriminator")
+from fpgan.networks.parameters import NETWORKS, init_params
 
 
 @flax.struct.dataclass
@@ -61,28 +57,6 @@ def lazy_factor(config, network: str) -> float:
     weight, interval = ((config.objective.r1_gamma, config.objective.r1_interval) if network == "discriminator"
                         else (config.objective.path_length, config.objective.path_length_interval))
     return interval / (interval + 1) if weight else 1.0
-
-
-def init_params(config: NetworkConfig, key: jax.Array) -> dict:
-    """Random parameters of the three networks, N(0, 1) before the equalised learning rate's scaling.
-
-    Args:
-      config: the architecture.
-      key: PRNG key.
-
-    Returns:
-      {"generator", "decoder", "discriminator"} -> nested dict of float32 arrays.
-    """
-    size = config.resolution
-    images = jnp.zeros((1, size, size, config.channels))
-    latents, bits = jnp.zeros((1, config.latent_size)), jnp.zeros((1, config.fingerprint_bits))
-    labels = jnp.zeros((1, config.label_size)) if config.label_size else None
-    keys = jax.random.split(key, 4)
-    return {
-        "generator": Generator(config).init(keys[0], latents, bits, keys[3:], labels)["params"],
-        "decoder": Decoder(config).init(keys[1], images)["params"],
-        "discriminator": Discriminator(config).init(keys[2], images, labels)["params"],
-    }
 
 
 def init_state(config, network: NetworkConfig) -> TrainState:
