@@ -14,6 +14,8 @@ from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.monitor import exported_params
 from fpgan.training.state import init_state
 
+LEAST_ACCURACY = 0.75  # of a decoder whose confidence means anything: halfway between chance and certainty
+
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32") -> Model:
     """Writes the moving averages of a training run as a model directory.
@@ -81,8 +83,9 @@ def confidence_threshold(model: Model, config, count: int = 512) -> float | None
       count: images of each kind.
 
     Returns:
-      The midpoint between the 99th percentile over training images and the first percentile over generated images; None
-      where the training images are not at hand.
+      The midpoint between the 99th percentile over training images and the first percentile over generated images. None
+      where the training images are not at hand, the decoder reads its own images too poorly for any such claim (as in a
+      model trained without fingerprints), or the percentiles are the other way round.
     """
     from fpgan.data.sources import open_source
 
@@ -94,5 +97,9 @@ def confidence_threshold(model: Model, config, count: int = 512) -> float | None
     bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
     own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
     others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])
-    sureness = [np.abs(model.decode(images)).mean(axis=1) for images in (own, others)]
-    return float((np.percentile(sureness[0], 1) + np.percentile(sureness[1], 99)) / 2)
+    logits = model.decode(own)
+    low = np.percentile(np.abs(logits).mean(axis=1), 1)
+    high = np.percentile(np.abs(model.decode(others)).mean(axis=1), 99)
+    if np.mean((logits > 0) == bits) < LEAST_ACCURACY or low <= high:
+        return None
+    return float((low + high) / 2)
