@@ -1,11 +1,25 @@
 """Everything about many devices and many hosts."""
 
+import contextlib
+import json
 import os
+import secrets
+import sys
+import threading
+import traceback
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax import lax
+from jax._src import distributed  # for the key-value store that the processes share; it has no public name
+from jax.experimental import multihost_utils
 
+import fpgan
+from fpgan.cluster import PATIENCE, Place, find_place
 from fpgan.errors import FpganError
+from fpgan.files import reason
+from fpgan.fleet import Fleet, Hub
 
 AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
 
@@ -32,33 +46,106 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; all processes have to ask at the same step."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
-
-
 def shard(batch: np.ndarray) -> np.ndarray:
     """Splits a process's share of a batch over its devices: [B, ...] -> [local devices, B / local devices, ...]."""
     return batch.reshape(jax.local_device_count(), -1, *batch.shape[1:])
 
 
-def initialize() -> None:
-    """Joins the other processes of a run, where there are any.
+@contextlib.contextmanager
+def together(name: str, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None):
+    """Runs the block as one process of a run: joins the others first, and ends together with them.
 
-    Under Slurm, Open MPI, Kubernetes and on TPU pods JAX finds them by itself (FPGAN_DISTRIBUTED=auto); elsewhere the
-    variables FPGAN_COORDINATOR (host:port), FPGAN_NUM_PROCESSES and FPGAN_PROCESS_ID name them. Without any of these
-    variables the run has one process. To be called before anything touches a device.
+    In a run of several processes an exception in one of them ends all, with its message told once, by process 0, and its
+    exit code; so does the loss of one. In a run of one process nothing of this happens.
+
+    Args:
+      name: of the command, for the message.
+      coordinator, num_processes, process_id: see cluster.find_place.
+
+    Raises:
+      FpganError: if the processes are named in part, or do not find each other.
     """
-    if os.environ.get("FPGAN_DISTRIBUTED") == "auto":
-        jax.distributed.initialize()
-    elif "FPGAN_COORDINATOR" in os.environ:
-        try:
-            count, number = int(os.environ["FPGAN_NUM_PROCESSES"]), int(os.environ["FPGAN_PROCESS_ID"])
-        except (KeyError, ValueError):
-            raise FpganError("FPGAN_COORDINATOR is set; expected whole numbers in FPGAN_NUM_PROCESSES and FPGAN_PROCESS_ID "
-                             "as well") from None
-        jax.distributed.initialize(os.environ["FPGAN_COORDINATOR"], count, number)
+    def say(text):
+        print(f"{name}: error: {text}", file=sys.stderr, flush=True)
+
+    initialize(say, find_place(coordinator, num_processes, process_id))
+    try:
+        yield
+    except BaseException as error:
+        if _fleet:
+            _fail(error)
+        raise
+    if _fleet:
+        _fleet.meet(last=True)
+
+
+def initialize(say: Callable[[str], None], place: Place | None) -> None:
+    """Joins the other processes of a job, where there are any: JAX's runtime, and the fleet that watches over them.
+
+    To be called before anything touches a device.
+
+    Args:
+      say: is given the message with which a run ends.
+      place: this process's; None in a job of one process.
+
+    Raises:
+      FpganError: if the others cannot be joined.
+    """
+    global _fleet
+    if place is None or _fleet:
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from training/stop.py
+    patience = threading.Timer(PATIENCE, _give_up, (say, place))  # JAX aborts without a word about the reason
+    patience.start()
+    try:
+        jax.distributed.initialize(place.address, place.count, place.process, place.devices,
+                                   cluster_detection_method="deactivate", initialization_timeout=PATIENCE + 60)
+        _fleet = _join_fleet(say, place)
+    except (RuntimeError, OSError) as error:
+        raise FpganError(f"process {place.process} cannot join the others at {place.address} ({error}); expected an address "
+                         "and ports of process 0 that all processes reach, and that no other run uses") from error
+    finally:
+        patience.cancel()
+    _fleet.meet({"fpgan": fpgan.__version__, "jax": jax.__version__})
+    # CPU processes have 30 seconds to connect to each other, one device for each or all: now, while they are all here.
+    multihost_utils.sync_global_devices("joined")
+    jax.pmap(lambda x: lax.psum(x, AXIS), AXIS)(np.ones(jax.local_device_count())).block_until_ready()
+
+
+def fleet() -> Fleet | None:
+    """What holds the processes of this run together; None if there is only this one."""
+    return _fleet
+
+
+_fleet: Fleet | None = None
+
+
+def _join_fleet(say, place: Place) -> Fleet:
+    """Connects to process 0, whose address goes through the key-value store of JAX's coordinator."""
+    store, host = distributed.global_state.client, place.address.rsplit(":", 1)[0]
+    hub = None
+    if place.process == 0:
+        token = secrets.token_hex(16)
+        hub = Hub(place.count, token)
+        store.key_value_set("fpgan/fleet", json.dumps([hub.port, token]))
+    port, token = json.loads(store.blocking_key_value_get("fpgan/fleet", PATIENCE * 1000))
+    return Fleet((host.strip("[]"), port), token, place.process, say, hub)
+
+
+def _give_up(say, place: Place) -> None:
+    say(f"process {place.process} has waited {PATIENCE} seconds for all {place.count} processes to meet at {place.address}; "
+        "expected the same command in each of them, and a way to that address")
+    os._exit(2)
+
+
+def _fail(error: BaseException) -> None:
+    """Ends the whole run because of an exception in this process."""
+    if isinstance(error, FpganError):
+        _fleet.fail(2, str(error))
+    if isinstance(error, KeyboardInterrupt):
+        _fleet.fail(130, "stopped")
+    if isinstance(error, OSError):
+        _fleet.fail(2, f"{error.filename}: {reason(error)}" if error.filename else reason(error))
+    _fleet.await_verdict()  # a collective operation fails in many ways when another process is lost
+    traceback.print_exception(error)
+    _fleet.fail(1, f"{type(error).__name__}: {reason(error)}")

@@ -82,6 +82,21 @@ class Checkpoints:
         self._manager.close()
 
 
+def last_step(workdir: str | os.PathLike) -> int | None:
+    """The newest complete checkpoint's step, or None; reads names only, as it may be called from any thread."""
+    try:
+        return max((int(name) for name in os.listdir(Path(workdir) / "checkpoints") if name.isdigit()), default=None)
+    except FileNotFoundError:
+        return None
+
+
+def where_to_go_on(workdir: str | os.PathLike) -> str:
+    """Says what is left of a run that was cut off, and what to do."""
+    step = last_step(workdir)
+    saved = "nothing was saved yet" if step is None else f"the last saved step is {step:,} in {workdir}"
+    return f"{saved}; run the same command again to go on from there"
+
+
 def settle_data(workdir: str | os.PathLike, source) -> None:
     """Notes in WORKDIR/data.json what the run learns from, or checks that it is still the same.
 

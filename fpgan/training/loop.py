@@ -1,8 +1,8 @@
 """The training loop, and only the loop: data in, steps, logs, sample grids, checkpoints."""
 
+import contextlib
 import dataclasses
 import functools
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from fpgan import parallel
 from fpgan.data.sources import open_source
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.training.checkpoint import Checkpoints, settle_config, settle_data
+from fpgan.training.checkpoint import Checkpoints, last_step, settle_config, settle_data, where_to_go_on
+from fpgan.training.config import flatten
 from fpgan.training.logs import Log
 from fpgan.training.monitor import Monitor
 from fpgan.training.samples import write_grids
 from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
 from fpgan.training.step import STAGE_INTERVAL, phases
+from fpgan.training.stop import StopFlag
 
 
 class TrainingDiverged(FpganError):
@@ -29,7 +31,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     """Trains, or continues to train, in a working directory.
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
-    interrupted. On SIGTERM it saves and returns early.
+    interrupted. On SIGTERM it saves and returns early. Several processes call it inside `parallel.together`.
 
     Args:
       config: the training config.
@@ -49,9 +51,8 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
         stop.restore()
 
 
-def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag") -> TrainState:
+def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag) -> TrainState:
     """As train, with SIGTERM already noted."""
-    parallel.initialize()
     report = report if parallel.is_main() else lambda line: None
     network = NetworkConfig.from_dict(config.network.to_dict())
     devices = check_batch(config)
@@ -62,6 +63,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag
         settle_data(workdir, source)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
+    check_sameness(config, workdir, source)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, network, checkpoints, report)
     start, last = int(state.step), config.total_images // config.batch_size
@@ -73,7 +75,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag
     log = Log(workdir, start, last, config.batch_size, report)
     image_terms = bool(state.image_terms)
     replicated = parallel.replicate(state)
-    try:
+    with closing(checkpoints, log):
         for step in range(start, last):
             scalars = {}
             batch = next(images)
@@ -94,12 +96,39 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: "StopFlag
                 draw(parallel.unreplicate(replicated))
             if done:
                 break
-    finally:
-        checkpoints.close()
-        log.close()
     report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; "
            f"saved in {workdir}")
     return state
+
+
+def check_sameness(config, workdir: Path, source) -> None:
+    """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
+    fleet = parallel.fleet()
+    if fleet:
+        fleet.hint = functools.partial(where_to_go_on, workdir)
+        seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir)}
+        local = ("data.data_dir", "data.path", "data.workers")
+        fleet.meet({key: value for key, value in flatten(config).items() if key not in local} | seen)
+
+
+@contextlib.contextmanager
+def closing(checkpoints: Checkpoints, log: Log):
+    """Waits in the end until the last save is on disk.
+
+    Not after an error in one process of several, which would wait for the others, as they for it.
+    """
+    alike = True
+    try:
+        yield
+    except TrainingDiverged:
+        raise
+    except BaseException:
+        alike = not parallel.fleet()
+        raise
+    finally:
+        if alike:
+            checkpoints.close()
+        log.close()
 
 
 def check_batch(config) -> int:
@@ -174,23 +203,3 @@ def save(checkpoints: Checkpoints, replicated: TrainState) -> TrainState:
                                    "the last checkpoint is intact")
     checkpoints.save(state)
     return state
-
-
-class StopFlag:
-    """Notes SIGTERM, the notice of pre-emption, so that the loop can save and end; in all processes at the same step."""
-
-    def __init__(self):
-        self.raised = False
-        self._previous = signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, *_):
-        self.raised = True
-
-    def agreed(self, step: int) -> bool:
-        """Whether to stop after this step: at once if there is one process, else when all of them compare notes."""
-        compare = jax.process_count() == 1 or step % STAGE_INTERVAL == 0
-        return compare and parallel.any_process(self.raised)
-
-    def restore(self) -> None:
-        """Puts the former handler back."""
-        signal.signal(signal.SIGTERM, self._previous)

@@ -1,0 +1,89 @@
+"""`fpgan train` on a model of two numbers that needs no time to compile, with faults where the variable FAULT wants them.
+
+    FAULT="1 5 kill" python light.py train ...
+
+In process 1, before step 5 begins: kill (SIGKILL), term (SIGTERM), terms (SIGTERM, and Ctrl-C soon after), error (a user's
+error), bug (another exception) or disk (of OSError's kind). "data" instead of a step means: while the data is opened.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fpgan import cli, parallel
+from fpgan.errors import FpganError
+from fpgan.training import loop
+from fpgan.training.state import TrainState
+from fpgan.training.step import Phase
+
+
+def init_state(config, network):
+    """Two numbers for each network."""
+    params = {name: {"w": jnp.ones(2)} for name in ("generator", "decoder", "discriminator")}
+    number = jnp.zeros(())
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema={}, optimizer={}, path_length_mean=number,
+                      accuracy=number, progress=number, image_terms=jnp.ones((), bool))
+
+
+def phases(config, network, device_batch, resident):
+    """Adds to the numbers what depends on the step, the images, and their order over the devices."""
+    def run(state, images):
+        weight = 1 + lax.axis_index(parallel.AXIS) * device_batch + jnp.arange(device_batch)
+        seen = lax.psum(jnp.sum(weight * images.astype(jnp.float32).mean((1, 2, 3))), parallel.AXIS) / config.batch_size
+        params = jax.tree.map(lambda w: 0.9 * w + seen * jnp.array([1.0, state.step]), state.params)
+        return state.replace(step=state.step + 1, params=params), {"seen": seen}
+    return (Phase("light", 1, run),)
+
+
+def strike(kind):
+    """Does the damage."""
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind in ("term", "terms"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    if kind == "terms":
+        for delay, number in ((0.02, signal.SIGINT), (0.2, signal.SIGTERM), (0.5, signal.SIGINT)):
+            threading.Timer(delay, os.kill, (os.getpid(), number)).start()
+    if kind == "error":
+        raise FpganError("the moon is full")
+    if kind == "bug":
+        raise ZeroDivisionError("one of those")
+    if kind == "disk":
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+
+def main():
+    """Puts the small parts in place of the large ones."""
+    process, when, kind = os.environ.get("FAULT", "-1 0 none").split()
+    plain_reals, plain_source = loop.reals, loop.open_source
+
+    def mine():
+        return jax.process_index() == int(process)
+
+    def reals(config, source, start):
+        for step, batch in enumerate(plain_reals(config, source, start), start):
+            time.sleep(float(os.environ.get("PACE", 0)))
+            if when == str(step) and mine():
+                print(f"struck at {time.time():.2f}", flush=True)
+                strike(kind)
+            yield batch
+
+    def open_source(data):
+        if when == "data" and mine():
+            strike(kind)
+        return plain_source(data)
+
+    loop.init_state, loop.phases, loop.reals, loop.open_source = init_state, phases, reals, open_source
+    loop.write_grids = lambda *args, **kwargs: None
+    loop.Monitor = lambda *args: lambda step, state: {}
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
