@@ -1,0 +1,75 @@
+"""Runs of several real processes, for the tests: start them as a user would, wait for them, look at what they leave."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tiny
+
+TINY = Path(tiny.__file__)
+WHOLE = [sys.executable, "-c", "import sys, fpgan.cli; sys.exit(fpgan.cli.main())"]
+LIGHT = [sys.executable, str(TINY.with_name("light.py"))]
+CACHE = Path(tempfile.gettempdir()) / f"fpgan-test-cache-{os.getuid()}"
+
+
+def start(program, workdir, count, devices, *overrides, own=lambda i: [], **variables):
+    """Starts `fpgan train` with the tiny config in `count` processes of `devices` virtual devices each.
+
+    Args:
+      program: WHOLE or LIGHT.
+      workdir, overrides: of the command.
+      count, devices: how many processes, and devices of each.
+      own: process -> overrides of its own.
+      variables: of the environment.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = ("--xla_backend_optimization_level=0 --xla_cpu_collective_call_terminate_timeout_seconds=600 "
+             f"--xla_force_host_platform_device_count={devices}")
+    environment = {**os.environ, **variables, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
+                   "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",
+                   "JAX_COMPILATION_CACHE_DIR": str(CACHE), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                   "PYTHONPATH": os.pathsep.join([str(TINY.parents[1]), str(TINY.parent)])}
+    command = [*program, "train", "--config", str(TINY), "--workdir", str(workdir), *overrides]
+    several = ["--coordinator", address, "--num-processes", str(count), "--process-id"]
+    return [subprocess.Popen([*command, *own(i), *(several + [str(i)] if count > 1 else [])], stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, env=environment) for i in range(count)]
+
+
+def finish(processes, timeout=400):
+    """Waits for all: their exit codes and their output."""
+    try:
+        output = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], output
+
+
+def run(*args, **variables):
+    """Starts, waits, and expects success; the output of the main process."""
+    codes, output = finish(start(*args, **variables))
+    assert codes == [0] * len(codes), "\n\n".join(output)
+    return output[0]
+
+
+def losses(workdir):
+    """(step, name) -> value in the training log."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {(line["step"], name): value for line in lines for name, value in line.items()
+            if name not in ("images_per_second", "seconds")}
+
+
+def saved(workdir, step, like):
+    """Name -> array of a saved state."""
+    import jax
+
+    from fpgan.training.checkpoint import Checkpoints
+    state = Checkpoints(workdir, read_only=True).restore(like, step)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
