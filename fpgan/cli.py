@@ -19,6 +19,7 @@ VERBS = {
     "train": "train a fingerprinted generator and its decoder",
     "export": "turn a training checkpoint into a model folder",
     "generate": "make images of one user's or many users' model instances",
+    "verify": "check a set of images against its manifest",
     "decode": "read the fingerprints in images",
     "attribute": "say who made an image, and how sure that is",
     "evaluate": "measure image quality, bit accuracy and attribution",

@@ -70,7 +70,7 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     registry = issue(USERS, model.n_bits)
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
-    generate_set(model, registry.users, registry.bits, folder / "images", count=PER_USER, seed=seed)
+    generate_set(model, registry.users, registry.bits, folder / "images", per_user=PER_USER, seed=seed)
     report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
            "now reading them back\n")
     rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,

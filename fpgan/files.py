@@ -8,8 +8,7 @@ import os
 import re
 import secrets
 import urllib.parse
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,9 @@ except ImportError:  # Windows: no advisory locks, so two processes in one folde
     fcntl = None
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|settings|manifest)(\.|$)", re.IGNORECASE)
-_MAX_NAME = 120
+_CAPITAL = re.compile("[A-Z]")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_MAX_NAME, _MAX_STEM = 120, 60
 
 
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
@@ -63,7 +64,7 @@ def replacing(path: str | os.PathLike, sync: bool = False) -> Iterator:
       FpganError: the place cannot be written. What the block itself raises stays as it is.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     with writing(path):
         file = _created(temporary)
     try:
@@ -105,28 +106,74 @@ def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def folder_names(labels: Sequence[str]) -> list[str]:
-    """Makes names that every file system takes, one per label.
-
-    What is not a letter of ASCII, a digit or one of `_.-~` is percent-encoded; labels that are long, or
-    differ only in case, get a piece of their hash; names that a system or a sample set reserves get their
-    first letter encoded.
+def create_file(path: str | os.PathLike, data: bytes) -> bool:
+    """Writes a small file that nobody has written yet, on the disk and whole; of several processes one does it.
 
     Args:
-      labels: distinct, not empty.
+      path: where the file goes; missing folders are made.
+      data: the whole content.
+
+    Returns:
+      Whether this call wrote it; False when it was there.
 
     Raises:
-      FpganError: two labels are equal.
+      FpganError: the place cannot be written.
     """
-    names = [_safe(label) for label in labels]
-    often = {name for name, n in Counter(name.lower() for name in names).items() if n > 1}
-    if often:
-        names = [f"{name}-{_short_hash(label)}" if name.lower() in often else name
-                 for name, label in zip(names, labels, strict=True)]
-    if len({name.lower() for name in names}) < len(names):
-        twice = Counter(labels).most_common(1)[0][0]
-        raise FpganError(f"{twice!r} is given twice; expected distinct users and fingerprints")
-    return names
+    path = Path(path)
+    temporary = _temporary(path)
+    with writing(path):
+        try:
+            with _created(temporary) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links: the last of those who try at once wins
+                if path.exists():
+                    return False
+                os.replace(temporary, path)
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(paths: Iterable[Path]) -> None:
+    """Removes what a killed process left of writing these files; nobody may be writing them now."""
+    stems: dict[Path, set[str]] = {}
+    for path in paths:
+        stems.setdefault(path.parent, set()).add(path.name[:_MAX_STEM])
+    for folder, known in stems.items():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for path in [entry.path for entry in entries if is_temporary(entry.name) and entry.name[1:-13] in known]:
+                os.unlink(path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file has the name of one that is just being written, or was when its process was killed."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def folder_name(label: str) -> str:
+    """Makes a name that every file system takes.
+
+    Different labels have different names, also where case does not count. What is not a letter of ASCII, a digit or
+    one of `_.-` is percent-encoded; a label that is long or has capital letters gets `~` and a piece of its hash; a
+    name that a system or a sample set reserves gets its first letter encoded.
+
+    Args:
+      label: any text but the empty one.
+    """
+    name = urllib.parse.quote(label, safe="").replace("~", "%7E")
+    if name[0] == "." or _RESERVED.match(name):
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if name[-1] == ".":
+        name = name[:-1] + "%2E"
+    if len(name) <= _MAX_NAME and not _CAPITAL.search(label):
+        return name
+    return f"{name[:_MAX_NAME - 17]}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
 def import_array_record() -> ModuleType:
@@ -172,22 +219,13 @@ def reason(error: BaseException) -> str:
     return text.split("\n")[0] or type(error).__name__
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:_MAX_STEM]}.{secrets.token_hex(4)}.tmp")
+
+
 def _created(path: Path):
     try:
         return open(path, "xb")
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "xb")
-
-
-def _safe(label: str) -> str:
-    name = urllib.parse.quote(label, safe="")
-    if name[0] == "." or _RESERVED.match(name):
-        name = f"%{ord(name[0]):02X}{name[1:]}"
-    if name[-1] == ".":
-        name = name[:-1] + "%2E"
-    return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME - 17]}-{_short_hash(label)}"
-
-
-def _short_hash(label: str) -> str:
-    return hashlib.sha256(label.encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """A model without networks: its images carry the bits in their pixels, so that decoding is exact and quick."""
 
+import threading
 import time
 
 import numpy as np
@@ -19,13 +20,14 @@ class FakeModel:
     def __init__(self, info=None, delay=0.0):
         self.info = info or {}
         self.delay = delay
-        self.generated = 0
+        self.generated, self.lock = 0, threading.Lock()
         self.decode_batches = []
 
     def generate(self, fingerprints, seeds, *, batch_size=16):
         bits, seeds = np.asarray(fingerprints), np.asarray(seeds)
         assert len(bits) == len(seeds) and seeds.dtype == np.uint32
-        self.generated += len(seeds)
+        with self.lock:
+            self.generated += len(seeds)
         time.sleep(self.delay)
         images = np.zeros((len(seeds), RESOLUTION, RESOLUTION, 3), np.uint8)
         images[..., 0].reshape(len(seeds), -1)[:, :N_BITS] = 40 + 160 * bits

@@ -14,6 +14,7 @@ import fpgan
 from fpgan import cli
 from fpgan.files import write_file
 from fpgan.images import encode_png, read_image
+from fpgan.sample_sets import read_manifest
 
 HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
 
@@ -89,11 +90,11 @@ def test_generate_issues_and_says_what_it_did(samples, tmp_path, capsys):
     command = ["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--count", "3",
                "--seed", "5", "--out", str(samples)]
     assert cli.main(command) == 0
-    assert capsys.readouterr().out == f"0 images made, 6 were there; manifest: {samples / 'manifest.jsonl'}\n"
+    assert capsys.readouterr().out == f"0 images made, 6 were there; the set is complete: {samples}\n"
     assert cli.main([*command[:-1], str(tmp_path / "other")]) == 0
     assert (tmp_path / "other/bob/000002.png").read_bytes() == (samples / "bob/000002.png").read_bytes()
     capsys.readouterr()
-    assert cli.main([*command, "--count", "4"]) == 2 and "count 3, not 4" in capsys.readouterr().err
+    assert cli.main([*command, "--count", "4"]) == 2 and "per_user 3, not 4" in capsys.readouterr().err
     assert cli.main(["generate", "--registry", str(tmp_path / "r.csv"), "--user", "eve", "--out", str(tmp_path / "e")]) == 2
     assert "eve" in capsys.readouterr().err and not (tmp_path / "e").exists()
 
@@ -103,7 +104,7 @@ def test_generate_by_key_file_of_users_or_fingerprint(model, tmp_path):
     (tmp_path / "users").write_text("alice\nbob\n")
     key = ["--key-file", str(tmp_path / "key")]
     assert cli.main(["generate", "--users", str(tmp_path / "users"), *key, "--out", str(tmp_path / "a")]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "a/manifest.jsonl").read_text().splitlines()]
+    lines = list(read_manifest(tmp_path / "a"))
     digits = fpgan.Fingerprint.derive(b"\x0f" * 32, "bob", 64).hex
     assert [line["user"] for line in lines] == ["alice", "bob"] and lines[1]["fingerprint"] == digits
     assert cli.main(["generate", "--fingerprint", digits, "--out", str(tmp_path / "b")]) == 0

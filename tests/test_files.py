@@ -1,13 +1,14 @@
 """Atomic files, locks and names that every file system takes."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fpgan import files
 from fpgan.errors import FpganError
-from fpgan.files import folder_names, locked, replacing, write_file
+from fpgan.files import create_file, folder_name, locked, remove_temporaries, replacing, write_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -52,13 +53,31 @@ def test_a_lock_excludes_and_is_released(tmp_path):
 
 
 def test_folder_names_are_safe_and_distinct():
-    users = ["alice", "Alice", "a/b", "../x", ".", "..", "a b", "Zoë", "CON", "nul.txt", "x" * 300, "x" * 299 + "y", "a.",
-             "settings.json", "manifest.jsonl", "%61lice", "~"]
-    names = folder_names(users)
+    users = ["alice", "Alice", "ALICE", "a/b", "../x", ".", "..", "a b", "Zoë", "zoë", "CON", "nul.txt", "x" * 300,
+             "x" * 299 + "y", "a.", "settings.json", "manifest", "%61lice", "~", folder_name("Alice"), folder_name("x" * 300)]
+    names = [folder_name(user) for user in users]
     assert len({name.lower() for name in names}) == len(users)
     for name in names:
         assert re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9_.%~-]*", name) and len(name) <= 140
         assert not name.endswith(".") and name.split(".")[0].lower() not in ("con", "nul", "settings", "manifest")
-    assert folder_names(["bob"]) == ["bob"]
-    with pytest.raises(FpganError, match="twice"):
-        folder_names(["bob", "bob"])
+    assert folder_name("bob") == "bob" and folder_name("bob@example.org") == "bob%40example.org"
+
+
+def test_a_file_is_created_once_by_many_at_the_same_time(tmp_path, monkeypatch):
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+        path = tmp_path / f"{links}" / "file"
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda i, path=path: create_file(path, b"%d" % i * 1000), range(40)))
+        assert (sum(made) == 1 or not links) and not create_file(path, b"later")
+        assert len(set(path.read_bytes().decode())) <= 2 and [p.name for p in path.parent.iterdir()] == ["file"]
+    with pytest.raises(FpganError, match="cannot be written"):
+        create_file(path / "below a file", b"")
+
+
+def test_temporary_files_are_removed_by_the_names_of_their_targets(tmp_path):
+    for name in (".a.png.00ff00ff.tmp", ".b.png.00ff00ff.tmp", ".a.png.tmp", "a.png", ".a.png.00FF00FF.tmp"):
+        (tmp_path / name).touch()
+    remove_temporaries([tmp_path / "a.png", tmp_path / "c.png", tmp_path / "no" / "a.png"])
+    assert {p.name for p in tmp_path.iterdir()} == {".b.png.00ff00ff.tmp", ".a.png.tmp", "a.png", ".a.png.00FF00FF.tmp"}

@@ -164,6 +164,15 @@ def read(path: str | os.PathLike, n_bits: int = 128) -> Registry:
     return _from_packed(tuple(users), packed, n_bits)
 
 
+def is_registry(path: str | os.PathLike) -> bool:
+    """Whether a file begins as a registry does: with the header user,fingerprint."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return [field.strip() for field in file.readline(80).split(",")] == HEADER
+    except OSError as error:
+        raise FpganError(f"{os.fspath(path)}: cannot be read ({reason(error)})") from error
+
+
 def write(registry: Registry, path: str | os.PathLike) -> None:
     """Writes a registry file atomically, replacing one that is there."""
     text = io.StringIO()
@@ -227,7 +236,8 @@ def open_registry(n_bits: int, path: str | os.PathLike | None = None,
 
 
 def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[str] = (),
-              path: str | os.PathLike | None = None, key_file: str | os.PathLike | None = None,
+              users_file: str | os.PathLike | None = None, path: str | os.PathLike | None = None,
+              key_file: str | os.PathLike | None = None,
               issue_new: bool = False) -> tuple[tuple[str | None, ...], np.ndarray]:
     """Finds the model instances that somebody asks for by name, by key or by fingerprint.
 
@@ -235,6 +245,7 @@ def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[st
       n_bits: length of the fingerprints, that of the model.
       fingerprint: hexadecimal digits of a single one, instead of all else.
       users: user ids; none means all of the registry.
+      users_file: more of them, one per line; or, without `path` and `key_file`, the registry file.
       path: a registry file.
       key_file: a provider's key, instead of a registry file.
       issue_new: issue random fingerprints to users who are not in the registry file, and add them to it.
@@ -245,6 +256,13 @@ def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[st
     Raises:
       FpganError: the arguments do not go together, or name somebody who is not there.
     """
+    if users_file is not None and is_registry(users_file):
+        if path is not None or key_file is not None:
+            raise FpganError(f"{os.fspath(users_file)} holds fingerprints; leave out --registry and --key-file, or give a "
+                             "file of user ids, one per line")
+        path = users_file
+    elif users_file is not None:
+        users = [*users, *read_users(users_file)]
     if issue_new and (fingerprint is not None or key_file is not None):
         raise FpganError("--issue draws random fingerprints and goes with --registry alone; leave out --issue, or "
                          f"leave out {'--fingerprint' if key_file is None else '--key-file'}")

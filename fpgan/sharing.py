@@ -1,0 +1,163 @@
+"""Work in shards for processes that do not talk to each other: whose shard is which, and who is at work on it.
+
+Process p of N has the shards p, p + N, p + 2 N, ... A shard that is being made has a file, its claim, that the process
+at work holds locked (flock). The lock ends with the process, however that ends, so another one can go on; and processes
+of two jobs at once, say of an old one that was not stopped and of a new one with another N, do not meet in a shard.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fpgan.errors import FpganError
+from fpgan.files import writing
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks: there, two processes with the same shards are the user's care
+    fcntl = None
+
+_GIVEN, _SLURM = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+_POLL = 1.0  # seconds between looks at a shard that another process holds
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of the shards.
+
+    Attributes:
+      index: number of this process, from 0.
+      count: how many processes there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def shards(self, total: int) -> range:
+        """The numbers of this process's shards, of `total` in all."""
+        return range(self.index, total, self.count)
+
+    def __str__(self) -> str:
+        return f"process {self.index} of {self.count}"
+
+
+def process_share(index: int | None = None, count: int | None = None, environment: Mapping[str, str] = os.environ) -> Share:
+    """Finds out which process this is.
+
+    Args:
+      index: given by the user, together with `count`; else FPGAN_PROCESS_ID and FPGAN_NUM_PROCESSES count, else what
+        Slurm tells the tasks that srun starts (SLURM_PROCID and SLURM_STEP_NUM_TASKS; a batch script has a SLURM_PROCID,
+        too, but is one process, however many it asked for), else this process is the only one.
+      count: how many processes there are.
+      environment: the variables.
+
+    Raises:
+      FpganError: only one of the two is known, or they are no process number below a number of processes.
+    """
+    if index is not None or count is not None:
+        return _checked(index, count, "--process-id and --num-processes")
+    if any(environment.get(name) for name in _GIVEN):
+        return _checked(*(environment.get(name) for name in _GIVEN), " and ".join(_GIVEN))
+    if environment.get(_SLURM[1]):
+        return _checked(*(environment.get(name) for name in _SLURM), " and ".join(_SLURM))
+    return Share()
+
+
+class Claim:
+    """The file of a shard that this process alone is making.
+
+    Attributes:
+      file: open for reading and appending, unbuffered.
+      taken_over: whether an earlier process left it behind.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, taken_over: bool):
+        self.file, self.taken_over = file, taken_over
+        self._path = path
+
+    def release(self) -> None:
+        """Lets go; the file stays for whoever goes on."""
+        self.file.close()
+
+    def remove(self) -> None:
+        """Removes the file, the shard being done, and lets go."""
+        self._path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def claim(path: str | os.PathLike) -> Claim | None:
+    """Claims a shard by the path of its claim; None when a living process has it.
+
+    Raises:
+      FpganError: the file cannot be made, or this file system has no locks.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken_over = path.exists()
+            file = open(path, "a+b", buffering=0)
+            try:
+                if not _lock(file):
+                    file.close()
+                    return None
+                # Between opening and locking, the holder may have finished and removed the file.
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return Claim(path, file, taken_over)
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+
+def wait_for_claim(path: str | os.PathLike, finished: Callable[[], bool]) -> Claim | None:
+    """Claims a shard once the process that has it lets go; None when it is finished."""
+    while not finished():
+        if claimed := claim(path):
+            return claimed
+        time.sleep(_POLL)
+    return None
+
+
+def shard_name(number: int, total: int) -> str:
+    """The name of a shard of `total`: "00003-of-00010"; in alphabetical order up to 10^5 shards."""
+    return f"{number:05d}-of-{total:05d}"
+
+
+def cpu_count() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Locks a file without waiting; whether that worked."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise FpganError(f"{file.name}: this file system has no locks, which keep two processes from one shard; choose "
+                             "another folder (on Lustre, the mount option flock)") from error
+        raise
+    return True
+
+
+def _checked(index, count, told: str) -> Share:
+    try:
+        share = Share(int(index), int(count))
+    except (TypeError, ValueError):
+        raise FpganError(f"{told} are {index!r} and {count!r}; expected two whole numbers") from None
+    if not 0 <= share.index < share.count:
+        raise FpganError(f"{told} are {index} and {count}; expected a process number from 0 to the number of processes - 1")
+    return share
