@@ -1,5 +1,9 @@
 """The input pipeline: order, resume, shares and worker processes."""
 
+import functools
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +11,8 @@ from fpgan.data.order import shuffled_index
 from fpgan.data.pipeline import stream
 from fpgan.data.sources import ImageSource
 from fpgan.errors import FpganError
+from fpgan.parallel import AXIS
+from fpgan.training.step import Setup, draw_reals
 
 SIZE = 50
 
@@ -48,6 +54,28 @@ def test_processes_share_every_batch():
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
     with pytest.raises(FpganError, match="multiple"):
         stream(Numbers(), 8, seed=5, process_count=3)
+
+
+def test_a_run_reads_on_with_another_number_of_processes():
+    seen = []
+    for count, start, steps in ((1, 0, 5), (2, 5, 9), (4, 14, 11)):
+        shares = [levels(stream(Numbers(), 8, 5, start, p, count), steps) for p in range(count)]
+        assert all(len(set(batch)) == 8 // count for share in shares for batch in share[:1])
+        seen.append(np.concatenate(shares, axis=1).ravel())
+    epochs = np.concatenate(seen).reshape(4, SIZE)
+    np.testing.assert_array_equal(epochs.ravel(), shuffled_index(5, np.arange(200), SIZE))
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(SIZE), (4, 1)))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_resident_images_are_picked_in_the_same_order(devices):
+    config = SimpleNamespace(seed=5, batch_size=8)
+    setup = Setup(config, None, 8 // devices, resident=True)
+    pick = jax.pmap(functools.partial(draw_reals, setup), AXIS, in_axes=(0, None), devices=jax.devices()[:devices])
+    whole = levels(stream(Numbers(), 8, seed=5), 20)
+    for step in (0, 7, 19):
+        picked = np.asarray(pick(np.full(devices, step), Numbers().load_all()))[:, :, 0, 0, 0].ravel()
+        np.testing.assert_array_equal(np.round((picked + 1) * 127.5), whole[step])
 
 
 def test_the_order_does_not_depend_on_the_workers():
