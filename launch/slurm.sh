@@ -28,14 +28,9 @@ fi
 config=$1 workdir=$2
 shift 2
 
-nodes=${SLURM_JOB_NUM_NODES:-1} tasks=${SLURM_NTASKS:-${SLURM_JOB_NUM_NODES:-1}}
 variables=("JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/compiled}")
-if (( tasks > 1 )); then
-    variables+=(FPGAN_DISTRIBUTED=auto)  # the tasks find each other through Slurm's own variables
-fi
-if (( tasks > 1 && tasks == nodes && ${SLURM_GPUS_ON_NODE:-0} > 0 )); then
-    # JAX would take one GPU per task under Slurm; here a task has all of its node's.
-    variables+=("JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $(( SLURM_GPUS_ON_NODE - 1 )))")
+if (( ${SLURM_NTASKS:-${SLURM_JOB_NUM_NODES:-1}} > 1 )); then
+    variables+=(FPGAN_DISTRIBUTED=auto)  # the tasks have to find each other, through Slurm's own variables
 fi
 # Without --cpu-bind=none a task would have to feed all GPUs from the one core that Slurm gives it by default.
 command=(env "${variables[@]}" srun --kill-on-bad-exit=1 --cpu-bind=none

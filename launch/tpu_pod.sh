@@ -98,7 +98,7 @@ pip install -q uv && ~/.local/bin/uv venv -q --allow-existing --python 3.12 env 
 # when it was told to stop, so that a slice that is taken away does not look finished.
 remote_script() {
     local command
-    printf -v command '%q ' env FPGAN_DISTRIBUTED=auto "JAX_COMPILATION_CACHE_DIR=$workdir/compiled" \
+    printf -v command '%q ' env "JAX_COMPILATION_CACHE_DIR=$workdir/compiled" \
         fpgan train --config "$config" --workdir "$workdir" "$@"
     cat <<REMOTE
 cd ~/fpgan-launch/source || exit; PATH=\$HOME/fpgan-launch/env/bin:\$PATH

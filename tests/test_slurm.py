@@ -1,4 +1,4 @@
-"""The Slurm script for real: a private cluster of two nodes on this machine; stop, requeue, kill, resubmit, and the same result."""
+"""The Slurm script for real: two nodes on this machine; stop, requeue, kill, resubmit, and the same result."""
 
 import json
 import os
