@@ -30,7 +30,7 @@ from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
 
-TASKS = ("generate", "decode", "train-step")
+TASKS = ("generate", "decode", "train-step", "scaling")
 _CEILING_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
 _CEILING_PRODUCTS = 8  # in one call
 _AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of two formulations, relative, RMS
@@ -47,6 +47,9 @@ class Settings:
       grouped_batch: batch size of the comparison with grouped convolutions; 0 leaves it out.
       fingerprints: how many distinct ones the traces are counted over; 0 leaves it out.
       seed: of parameters and inputs.
+      devices: numbers of devices that share the largest batch, for "scaling"; none leaves the measurement out.
+      device_batch: images per device in the predictions of "scaling".
+      utilization: part of the peak FLOP/s that they assume.
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -54,6 +57,9 @@ class Settings:
     grouped_batch: int = 16
     fingerprints: int = 1000
     seed: int = 0
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    device_batch: int = 8
+    utilization: float = 0.3
 
 
 class Program(NamedTuple):
@@ -63,15 +69,17 @@ class Program(NamedTuple):
       call: runs it once and returns its outputs, not waited for.
       compile_seconds: tracing and compiling.
       flops: of one call, by XLA's cost analysis; 0 if the backend has none.
+      all_reduced_bytes: that each device exchanges in one call.
     """
 
     call: Callable
     compile_seconds: float
     flops: float
+    all_reduced_bytes: int = 0
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
-          training=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
+          training=None, predicted=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
     """Runs benchmarks and writes their results: `fpgan bench`.
 
     Args:
@@ -79,7 +87,8 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
       network: the architecture, for "generate" and "decode".
       settings: what to time.
       params: {"generator", "decoder"} -> parameters; random without them, which takes as long.
-      training: the training config (fpgan.training.config), for "train-step" alone.
+      training: the training config (fpgan.training.config), for "train-step" and "scaling".
+      predicted: the training config of the predictions of "scaling"; `training` without it.
       out: a JSON file, written whole or not at all; none without it.
       command: recorded in the result.
 
@@ -98,8 +107,12 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
             results[task] = bench_generate(network, params["generator"], settings)
         elif task == "decode":
             results[task] = bench_decode(network, params["decoder"], settings)
-        else:
+        elif task == "train-step":
             results[task] = bench_train_step(training, settings)
+        else:
+            from fpgan.scaling import bench_scaling
+
+            results[task] = bench_scaling(training, settings, predicted)
     results["provenance"] = provenance(command)
     if out is not None:
         write_file(out, (json.dumps(results, indent=2) + "\n").encode())
@@ -113,12 +126,14 @@ def _check(tasks: Sequence[str], settings: Settings, training) -> None:
         raise FpganError(f"there is no benchmark {', '.join(unknown)!r}; expected some of {', '.join(TASKS)}")
     if not settings.batches or min(settings.batches) < 1 or settings.repeats < 1:
         raise FpganError("batch sizes and repeats have to be whole numbers of at least 1")
+    if min(settings.devices, default=1) < 1:
+        raise FpganError(f"devices are {settings.devices}; expected whole numbers of at least 1")
     if min(settings.grouped_batch, settings.fingerprints) < 0:
         raise FpganError(f"grouped_batch is {settings.grouped_batch} and fingerprints {settings.fingerprints}; "
                          "expected at least 0, which leaves a measurement out")
     if not 0 <= settings.seed < 2**32:
         raise FpganError(f"the seed is {settings.seed}; expected a whole number from 0 to {2**32 - 1}")
-    if "train-step" in tasks and training is None:
+    if {"train-step", "scaling"} & set(tasks) and training is None:
         raise FpganError("a training step needs a training config; give --config configs/robohash64.py")
 
 
@@ -172,11 +187,14 @@ def bench_train_step(config, settings: Settings) -> dict:
     Returns:
       A row for each batch size, with the time of each phase; a step takes the sum of time / interval.
     """
+    from fpgan.training.loop import check_batch
+
     rows = []
     for batch in settings.batches:
         config = config.copy_and_resolve_references()
         config.batch_size, config.curriculum.bits_first = batch, False
-        programs, intervals = _compile_training(config, settings.seed)
+        check_batch(config)
+        programs, intervals = compile_training(config, settings.seed, jax.local_devices())
         seconds, ceiling = time_with_ceiling(programs, config.network.compute_dtype, settings.repeats)
         rows.append(_training_row(batch, programs, intervals, seconds, ceiling))
     return {"rows": rows, "ceiling": ceiling, "devices": jax.device_count(),
@@ -316,29 +334,30 @@ def _rows(programs: Mapping[int, Program], seconds: Mapping, ceiling: dict) -> l
     return rows
 
 
-def _compile_training(config, seed: int) -> tuple[dict[str, Program], dict[str, int]]:
-    """Compiles each phase of a step on all devices: programs that pass on one state, and intervals."""
+def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
+    """Compiles each phase of a step on some of this host's devices: programs that pass on one state, and intervals."""
     from fpgan import parallel
-    from fpgan.training.loop import check_batch, compile_phases
+    from fpgan.scaling import all_reduced_bytes
     from fpgan.training.state import init_state
     from fpgan.training.step import phases
 
-    network = NetworkConfig.from_dict(config.network.to_dict())
-    per_device = config.batch_size // check_batch(config)
-    state = parallel.replicate(init_state(config, network))
-    shape = (config.batch_size, network.resolution, network.resolution, network.channels)
-    images = parallel.shard(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+    network, count = NetworkConfig.from_dict(config.network.to_dict()), len(devices)
+    state = jax.pmap(lambda x: x, devices=devices)(jax.tree.map(
+        lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), init_state(config, network)))
+    shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
+    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     programs, intervals, states = {}, {}, [state]
-    for phase in compile_phases(phases(config, network, per_device, resident=False)):
+    for phase in phases(config, network, config.batch_size // count, resident=False):
         started = time.perf_counter()
-        compiled = phase.run.lower(state, images).compile()
+        compiled = parallel.pmap(phase.run, devices=devices).lower(state, images).compile()
         elapsed = time.perf_counter() - started
 
         def call(compiled=compiled):
             states[0], scalars = compiled(states[0], images)  # the old state is donated
             return states[0], scalars
 
-        programs[phase.name] = Program(call, elapsed, _flops(compiled) * jax.device_count())
+        exchanged = all_reduced_bytes(compiled.as_text()) if count > 1 else 0
+        programs[phase.name] = Program(call, elapsed, _flops(compiled) * count, exchanged)
         intervals[phase.name] = phase.interval
     return programs, intervals
 
@@ -371,6 +390,11 @@ def table(results: dict) -> str:
     for task in TASKS:
         if task in results:
             part = results[task]
+            if task == "scaling":
+                from fpgan import scaling
+
+                lines += ["", f"scaling: {_architecture(part['network'])}", *scaling.lines(part)]
+                continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"
                       f"{'GFLOP/image':>13}{'GFLOP/s':>10}{'of matmul':>11}"]

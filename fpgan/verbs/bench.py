@@ -12,18 +12,20 @@ example: a small random model, a large one, a model of your own, a training step
       --compute-dtype bfloat16
   fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
   fpgan bench train-step --config configs/robohash64.py --batch 16,64
+  fpgan bench scaling --config configs/robohash32.py --batch 32 --predict configs/celeba128.py
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
 apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
 is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
-do not compile again.
+do not compile again. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
+CPU), and predicts a step on pods; docs/scaling.md states the model.
 """
 
 
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, train-step; the first two without any")
+                        help="generate, decode, train-step, scaling; the first two without any")
     parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -37,7 +39,14 @@ def add_arguments(parser) -> None:
                         help="batch size of the comparison with grouped convolutions; 0: none (16)")
     parser.add_argument("--fingerprints", type=not_negative, default=1000, metavar="N",
                         help="distinct ones to count traces over; 0: none (1000)")
-    parser.add_argument("--config", help="config file for train-step")
+    parser.add_argument("--config", help="config file for train-step and scaling")
+    parser.add_argument("--devices", default="1,2,4,8", metavar="COUNTS",
+                        help="numbers of devices for scaling (1,2,4,8); empty: predictions alone")
+    parser.add_argument("--predict", metavar="CONFIG", help="config of scaling's predictions (that of --config)")
+    parser.add_argument("--device-batch", type=positive, default=8, metavar="SIZE",
+                        help="images per device in the predictions (8)")
+    parser.add_argument("--utilization", type=float, default=0.3, metavar="PART",
+                        help="of the peak FLOP/s, assumed in the predictions (0.3)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
     parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
 
@@ -50,23 +59,36 @@ def run(args) -> int:
     from fpgan.bench import Settings, bench, table
     from fpgan.model import load
 
+    devices = _sizes(args.devices, "--devices") if args.devices else ()
+    if "scaling" in args.tasks:
+        _virtual_devices(max(devices, default=1))
     model = load(args.model) if args.model else None
-    settings = Settings(_sizes(args.batch), args.repeats, args.grouped_batch, args.fingerprints, args.seed)
+    settings = Settings(_sizes(args.batch, "--batch"), args.repeats, args.grouped_batch, args.fingerprints, args.seed,
+                        devices, args.device_batch, args.utilization)
     results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
-                    params=model.params if model else None, training=_training(args.config), out=args.out,
-                    command=shlex.join(["fpgan", *sys.argv[1:]]))
+                    params=model.params if model else None, training=_training(args.config),
+                    predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]))
     print(table(results))
     if args.out:
         print(f"\nwritten to {args.out}")
     return 0
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def _sizes(text: str, option: str) -> tuple[int, ...]:
     from fpgan.errors import FpganError
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise FpganError(f"--batch is {text!r}; expected whole numbers, such as 1,8,16,64") from None
+        raise FpganError(f"{option} is {text!r}; expected whole numbers, such as 1,8,16,64") from None
+
+
+def _virtual_devices(count: int) -> None:
+    """Lets a CPU count as several devices; to be called before JAX touches it."""
+    import os
+
+    import jax
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def _network(args):

@@ -1,0 +1,183 @@
+"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (fpgan/pods.py).
+
+Measured: the same global batch on 1, 2, 4 ... devices, timed in turns, with the bytes that the compiled programs all-reduce.
+Virtual devices of one CPU share its cores, so that they show what sharing costs, never what it gains.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+import textwrap
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from fpgan import parallel
+from fpgan.errors import FpganError
+from fpgan.networks.config import NetworkConfig
+from fpgan.pods import SYSTEMS, Work, predict
+
+# An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
+# asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
+_ALL_REDUCE = re.compile(r"= (?P<types>[^=]*?) all-reduce(?:-start)?\(")
+_ARRAY = re.compile(r"\b(?P<kind>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
+_TRAINED = {"generator": ("generator", "decoder"), "path_length": ("generator",), "discriminator": ("discriminator",),
+            "r1": ("discriminator",)}  # the networks whose gradients a phase averages
+
+
+def all_reduced_bytes(text: str) -> int:
+    """Counts the bytes that one run of a compiled program all-reduces on each device.
+
+    Args:
+      text: the program after optimisation (`compiled.as_text()`), where each operation stands once.
+    """
+    return sum(_array_bytes(array) for found in _ALL_REDUCE.finditer(text) for array in _ARRAY.finditer(found["types"]))
+
+
+def _array_bytes(array: re.Match) -> int:
+    items = math.prod(int(size) for size in array["shape"].split(",") if size)
+    return items * (1 if array["kind"] == "pred" else max(1, int(array["bits"]) // 8))
+
+
+def gradient_bytes(params: dict, phase: str) -> int:
+    """Bytes of the gradients that a phase averages over the devices: those of the parameters that it trains."""
+    return sum(x.size * x.dtype.itemsize for name in _TRAINED[phase] for x in jax.tree.leaves(params[name]))
+
+
+def bench_scaling(config, settings, predicted=None) -> dict:
+    """Times a step at one global batch on different numbers of devices, and predicts it elsewhere.
+
+    Args:
+      config: the training config that is timed.
+      settings: bench.Settings; the largest batch size is the global one.
+      predicted: the training config of the predictions; `config` without it.
+
+    Returns:
+      rows of the measurement, one per number of devices; "predictions": rows, and what they are made of.
+
+    Raises:
+      FpganError: the batch does not split over the devices, or there are too few of them.
+    """
+    batch = max(settings.batches)
+    counts = sorted(set(settings.devices))
+    _check(config, batch, counts)
+    predictions = predict_all(predicted or config, settings.device_batch, settings.utilization)
+    return {"rows": _measure(config, batch, counts, settings) if counts else [], "batch": batch,
+            "network": config.network.to_dict(), "predictions": predictions}
+
+
+def _check(config, batch: int, counts: Sequence[int]) -> None:
+    if counts and max(counts) > jax.local_device_count():
+        raise FpganError(f"scaling over {max(counts)} devices, but there are {jax.local_device_count()}; expected fewer in "
+                         "--devices")
+    group = min(config.network.minibatch_stddev_group, batch)
+    for count in counts:
+        if batch % (count * group):
+            raise FpganError(f"a batch of {batch} does not split over {count} devices in groups of {group}; expected a "
+                             f"multiple of {count * group} in --batch")
+
+
+def _measure(config, batch: int, counts: Sequence[int], settings) -> list[dict]:
+    """Compiles and times the phases on each number of devices; the time of a step is that of its phases by interval."""
+    from fpgan.bench import compile_training, time_in_turns
+
+    config = config.copy_and_resolve_references()
+    config.batch_size, config.curriculum.bits_first = batch, False
+    compiled = {count: compile_training(config, settings.seed, jax.local_devices()[:count]) for count in counts}
+    calls = {(count, name): program.call for count, (programs, _) in compiled.items() for name, program in programs.items()}
+    seconds = time_in_turns(calls, settings.repeats)
+    rows = []
+    for count, (programs, intervals) in compiled.items():
+        medians = {name: statistics.median(seconds[count, name]) for name in programs}
+        spread = [sum(times) for times in zip(*([s / intervals[name] for s in seconds[count, name]] for name in programs),
+                                              strict=True)]
+        rows.append({
+            "devices": count, "step_seconds": sum(medians[name] / intervals[name] for name in programs),
+            "fastest": min(spread), "slowest": max(spread),
+            "compile_seconds": sum(program.compile_seconds for program in programs.values()),
+            "all_reduced_bytes": sum(program.all_reduced_bytes / intervals[name] for name, program in programs.items()),
+            "phases": {name: {"seconds": medians[name], "interval": intervals[name],
+                              "all_reduced_bytes": program.all_reduced_bytes} for name, program in programs.items()}})
+    return rows
+
+
+def predict_all(config, device_batch: int, utilization: float) -> dict:
+    """Predicts a step on every system of fpgan.pods, each device with `device_batch` images.
+
+    Returns:
+      {"rows", "work": the phases, "device_batch", "utilization", "network"}.
+
+    Raises:
+      FpganError: a utilisation outside (0, 1], or a number of images per device that is no multiple of the groups.
+    """
+    group = config.network.minibatch_stddev_group
+    if not 0 < utilization <= 1 or device_batch < 1 or device_batch % group:
+        raise FpganError(f"utilization is {utilization} and device_batch {device_batch}; expected a part of 1, and a "
+                         f"multiple of {group} (minibatch standard deviation)")
+    work = count_work(config, device_batch)
+    return {"rows": [predict(system, work, device_batch, utilization) for system in SYSTEMS],
+            "work": [w._asdict() for w in work], "device_batch": device_batch, "utilization": utilization,
+            "network": config.network.to_dict(), "sources": list(dict.fromkeys(s.device.source for s in SYSTEMS))}
+
+
+def count_work(config, device_batch: int) -> list[Work]:
+    """Counts each phase's FLOPs for one device's images, by XLA's cost analysis, and the bytes of its gradients.
+
+    Nothing is compiled or run, so that configs count that are too large for this machine.
+    """
+    from fpgan.training.state import init_state
+    from fpgan.training.step import phases
+
+    config = config.copy_and_resolve_references()
+    config.batch_size, config.curriculum.bits_first = device_batch, False
+    network = NetworkConfig.from_dict(config.network.to_dict())
+    state = jax.eval_shape(lambda: init_state(config, network))
+    images = jax.ShapeDtypeStruct((device_batch, network.resolution, network.resolution, network.channels), np.uint8)
+    one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, images))
+    work = []
+    for phase in phases(config, network, device_batch, resident=False):
+        lowered = parallel.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
+        flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+        work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.name)))
+    return work
+
+
+def lines(part: dict) -> list[str]:
+    """Lays out what `bench_scaling` returned, without a heading."""
+    text = []
+    if part["rows"]:
+        text += [f"measured, {part['batch']} images per step on every number of devices:",
+                 f"{'devices':>8}{'step ms':>10}{'(fastest-slowest)':>20}{'of 1st':>8}{'all-reduced MB':>16}"
+                 f"{'compile s':>11}"]
+        first = part["rows"][0]["step_seconds"]
+        text += [_measured_line(row, first) for row in part["rows"]]
+        text += [f"  {name:<14} every {phase['interval']:>2}: {phase['seconds'] * 1e3:9.2f} ms, "
+                 f"{phase['all_reduced_bytes'] / 1e6:.3f} MB (on {part['rows'][-1]['devices']})"
+                 for name, phase in part["rows"][-1]["phases"].items()]
+        text.append("")
+    return text + _prediction_lines(part["predictions"])
+
+
+def _measured_line(row: dict, first: float) -> str:
+    spread = f"({row['fastest'] * 1e3:.4g}-{row['slowest'] * 1e3:.4g})"
+    return (f"{row['devices']:>8}{row['step_seconds'] * 1e3:>10.2f}{spread:>20}{row['step_seconds'] / first:>8.2f}"
+            f"{row['all_reduced_bytes'] / 1e6:>16.3f}{row['compile_seconds']:>11.1f}")
+
+
+def _prediction_lines(part: dict) -> list[str]:
+    network = part["network"]
+    text = [f"PREDICTED, not measured: {network['resolution']}x{network['resolution']}, channels "
+            f"min({network['channel_base']} / 2^(k-1), {network['channel_max']}), {part['device_batch']} images",
+            f"per device, {part['utilization']:.0%} of the peak bf16 FLOP/s:",
+            f"{'system':<18}{'devices':>8}{'images':>8}{'compute ms':>12}{'all-reduce ms':>15}{'step ms':>10}"
+            f"{'images/s':>11}{'reduce':>8}"]
+    text += [f"{row['system']:<18}{row['devices']:>8}{row['batch']:>8,}{row['compute_seconds'] * 1e3:>12.2f}"
+             f"{row['all_reduce_seconds'] * 1e3:>15.2f}{row['step_seconds'] * 1e3:>10.2f}{row['images_per_second']:>11,.0f}"
+             f"{row['communication']:>8.0%}" for row in part["rows"]]
+    text += [f"  {w['name']:<14} every {w['interval']:>2}: {w['flops'] / 1e9:9.1f} GFLOP per device, "
+             f"{w['reduced_bytes'] / 1e6:.1f} MB all-reduced" for w in part["work"]]
+    return text + [line for source in part["sources"]
+                   for line in textwrap.wrap(source, 100, initial_indent="  ", subsequent_indent="    ")]
