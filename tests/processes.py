@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +34,28 @@ def start(program, workdir, count, devices, *overrides, own=lambda i: [], **vari
     flags = ("--xla_backend_optimization_level=0 --xla_cpu_collective_call_terminate_timeout_seconds=600 "
              f"--xla_force_host_platform_device_count={devices}")
     environment = {**os.environ, **variables, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
-                   "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",
                    "JAX_COMPILATION_CACHE_DIR": str(CACHE), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                    "PYTHONPATH": os.pathsep.join([str(TINY.parents[1]), str(TINY.parent)])}
     command = [*program, "train", "--config", str(TINY), "--workdir", str(workdir), *overrides]
     several = ["--coordinator", address, "--num-processes", str(count), "--process-id"]
-    return [subprocess.Popen([*command, *own(i), *(several + [str(i)] if count > 1 else [])], stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True, env=environment) for i in range(count)]
+    return [_start([*command, *own(i), *(several + [str(i)] if count > 1 else [])], environment) for i in range(count)]
+
+
+def _start(command, environment):
+    with tempfile.NamedTemporaryFile("w", suffix=".log", delete=False) as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    process.output = output.name
+    return process
 
 
 def finish(processes, timeout=400):
-    """Waits for all: their exit codes and their output."""
-    try:
-        output = [process.communicate(timeout=timeout)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], output
+    """Waits for all: their exit codes (-9 for those that had to be killed in the end) and their output."""
+    end = time.time() + timeout
+    while time.time() < end and any(process.poll() is None for process in processes):
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+    return [process.wait() for process in processes], [Path(process.output).read_text() for process in processes]
 
 
 def run(*args, **variables):
