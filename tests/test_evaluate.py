@@ -11,6 +11,7 @@ from fpgan.cli import main
 from fpgan.errors import FpganError
 from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.collect import Settings, draw
+from fpgan.evaluation.others import FileImages
 from fpgan.evaluation.report import table
 from fpgan.fingerprint import threshold
 from fpgan.images import encode_png, to_uint8
@@ -125,7 +126,7 @@ def test_other_images_are_read_from_a_folder(tmp_path):
     for i in range(3):
         image = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         (tmp_path / f"{i}.png").write_bytes(encode_png(image))
-    others = [evaluation.FileImages(str(tmp_path), RESOLUTION)]
+    others = [FileImages(str(tmp_path), RESOLUTION)]
     settings = Settings(count=20, seed=1, n_users=10)
     results = evaluation.evaluate(PaintedBits(), NoiseImages(), settings, others=others)
     found = results["false_attribution"][str(tmp_path)]

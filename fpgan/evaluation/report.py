@@ -52,7 +52,7 @@ def _false_lines(results: dict) -> list[str]:
         fit = found["binomial_fit"]
         attributed = "-" if found["attributed"] is None else found["attributed"]
         test = f"binomial: p = {fit['p_value']:.3f}" if fit else "too few for a test"
-        lines.append(f"  {_short(name, 18):<18}  attributed {attributed} of {found['images']:,} images; "
+        lines.append(f"  {_short(name, 24):<24}  attributed {attributed} of {found['images']:,} images; "
                      f"best match {found['most_matches']} bits; {test}")
     return lines
 

@@ -8,7 +8,8 @@ EXAMPLE = """\
 example: a quick look, a thorough one, a model of your own against public and other images
 
   fpgan evaluate --model robohash32 --count 1000
-  fpgan evaluate --model robohash32 --count 10000 --features vgg16 --out metrics.json
+  fpgan evaluate --model robohash32 --count 10000 --features vgg16 --take 50000 --out metrics.json \\
+      --not-ours "robohash_cats[50000:]" robohash_monsters robohash_heads
   fpgan evaluate --model my-model --data tfds:celeb_a --crop celeba128 --not-ours photos/
 
 Every image gets a fingerprint and a latent of its own, drawn from the seed. Accuracy and
@@ -27,8 +28,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--crop", help="how the real images were cropped: center, none, celeba128")
     parser.add_argument("--take", type=positive, help="use only the first so many real images")
     parser.add_argument("--data-dir", help="where prepared images are kept (data)")
-    parser.add_argument("--not-ours", nargs="+", default=[], metavar="PATH",
-                        help="further images that are not the model's: folders, patterns, files")
+    parser.add_argument("--not-ours", nargs="+", default=[], metavar="IMAGES",
+                        help="further images that are not the model's, --count of each: folders, patterns, files; "
+                             "robohash_monsters, robohash_heads, robohash_cats, tfds:NAME, also a range of "
+                             "them, as in robohash_cats[50000:]")
     parser.add_argument("--count", type=positive, default=1000, help="images of each kind (1000)")
     parser.add_argument("--features", default="pixels", metavar="NAME",
                         help="of the distances: pixels (default), vgg16, alexnet, or NAME:LAYER@SIZE")
