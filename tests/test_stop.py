@@ -1,0 +1,41 @@
+"""The notice of pre-emption, in one process."""
+
+import os
+import signal
+
+import pytest
+
+from fpgan.training.stop import StopFlag
+
+
+@pytest.fixture
+def flag():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    flag = StopFlag()
+    yield flag
+    flag.restore()
+    assert before == {number: signal.getsignal(number) for number in before}
+
+
+def test_sigterm_stops_at_once_and_what_follows_is_ignored(flag):
+    assert not flag.agreed(3)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+        assert flag.agreed(4)
+
+
+def test_ctrl_c_alone_interrupts(flag):
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not flag.agreed(3)
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        flag = StopFlag()
+        os.kill(os.getpid(), signal.SIGINT)
+        flag.restore()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
