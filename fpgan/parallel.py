@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -82,31 +83,28 @@ def together(name: str, coordinator: str | None = None, num_processes: int | Non
 def initialize(say: Callable[[str], None], place: Place | None) -> None:
     """Joins the other processes of a job, where there are any: JAX's runtime, and the fleet that watches over them.
 
-    To be called before anything touches a device.
+    To be called before anything touches a device. If the others cannot be joined, the process ends.
 
     Args:
       say: is given the message with which a run ends.
       place: this process's; None in a job of one process.
-
-    Raises:
-      FpganError: if the others cannot be joined.
     """
     global _fleet
     if place is None or _fleet:
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from training/stop.py
-    patience = threading.Timer(PATIENCE, _give_up, (say, place))  # JAX aborts without a word about the reason
+    too_late = f"for {PATIENCE} seconds, not all {place.count} processes came"
+    patience = threading.Timer(PATIENCE, _give_up, (say, place, too_late))  # JAX would abort without saying so
+    patience.daemon = True
     patience.start()
     try:
         jax.distributed.initialize(place.address, place.count, place.process, place.devices,
                                    cluster_detection_method="deactivate", initialization_timeout=PATIENCE + 60)
         _fleet = _join_fleet(say, place)
     except (RuntimeError, OSError) as error:
-        raise FpganError(f"process {place.process} cannot join the others at {place.address} ({error}); expected an address "
-                         "and ports of process 0 that all processes reach, and that no other run uses") from error
-    finally:
-        patience.cancel()
+        _give_up(say, place, reason(error))
     _fleet.meet({"fpgan": fpgan.__version__, "jax": jax.__version__})
+    patience.cancel()
     # CPU processes have 30 seconds to connect to each other, one device for each or all: now, while they are all here.
     multihost_utils.sync_global_devices("joined")
     jax.pmap(lambda x: lax.psum(x, AXIS), AXIS)(np.ones(jax.local_device_count())).block_until_ready()
@@ -132,9 +130,10 @@ def _join_fleet(say, place: Place) -> Fleet:
     return Fleet((host.strip("[]"), port), token, place.process, say, hub)
 
 
-def _give_up(say, place: Place) -> None:
-    say(f"process {place.process} has waited {PATIENCE} seconds for all {place.count} processes to meet at {place.address}; "
-        "expected the same command in each of them, and a way to that address")
+def _give_up(say, place: Place, why: str) -> NoReturn:
+    """Ends a process that did not find the others; a regular end would make JAX wait for them once more."""
+    say(f"process {place.process} cannot meet the others at {place.address} ({why}); expected the same command in each of "
+        f"{place.count} processes, and an address of process 0 that all of them reach and no other program uses")
     os._exit(2)
 
 

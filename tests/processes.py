@@ -48,7 +48,7 @@ def _start(command, environment):
     return process
 
 
-def finish(processes, timeout=400):
+def finish(processes, timeout=1200):
     """Waits for all: their exit codes (-9 for those that had to be killed in the end) and their output."""
     end = time.time() + timeout
     while time.time() < end and any(process.poll() is None for process in processes):

@@ -110,17 +110,17 @@ def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm
 @pytest.mark.parametrize("fault, code, told", [
     ("1 data error", 2, "process 1 ({host}): the moon is full"), ("0 7 disk", 2, "metrics.jsonl: No space left on device")])
 def test_an_error_in_one_ends_all_at_once_and_is_told_once(tmp_path, fault, code, told):
-    codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT=fault), timeout=250)
+    codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT=fault))
     assert codes == [code, code], output
     assert only_message(output) == "fpgan train: error: " + told.format(host=socket.gethostname())
 
 
 def test_a_bug_in_one_ends_all_and_shows_its_traceback(tmp_path):
-    codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT="1 7 bug"), timeout=250)
+    codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT="1 7 bug"))
     assert codes == [1, 1] and "ZeroDivisionError: one of those" in output[1] and "Traceback" not in output[0]
     assert "error: process 1 " in output[0] and "ZeroDivisionError: one of those" in output[0]
 
 
 def test_processes_with_different_settings_are_refused(tmp_path):
-    codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, own=lambda i: [f"seed={i}"]), timeout=250)
+    codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, own=lambda i: [f"seed={i}"]))
     assert codes == [2, 2] and f"process 1 ({socket.gethostname()}) has seed = 1, process 0 has 0" in only_message(output)

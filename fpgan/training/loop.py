@@ -31,7 +31,8 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     """Trains, or continues to train, in a working directory.
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
-    interrupted. On SIGTERM it saves and returns early. Several processes call it inside `parallel.together`.
+    interrupted. On SIGTERM it saves and returns early, and the signal stays ignored. Several processes call it inside
+    `parallel.together`.
 
     Args:
       config: the training config.

@@ -28,9 +28,10 @@ class StopFlag:
         return fleet.stops(step)
 
     def restore(self) -> None:
-        """Puts the former handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        """Puts the former handlers back; not after a notice: the process is to end, and well, however often it is told."""
+        if not self.raised:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def _note(self, *_):
         self.raised = True
