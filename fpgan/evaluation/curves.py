@@ -47,7 +47,7 @@ _FEW = 40  # points of a curve up to which each is marked
 _HIGH = 0.97  # bit accuracy from which its axis is logit
 _NEARLY_ONE = 0.9999  # where that axis ends; what lies beyond is drawn there
 _LOGIT_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, _NEARLY_ONE)
-_LOG_RANGE = 30  # largest over smallest value from which an axis is logarithmic
+_LOG_RANGE = 10  # largest over smallest value from which an axis is logarithmic
 _INK = "#333333"
 _SETTINGS = {
     "svg.hashsalt": "fpgan", "savefig.dpi": 160, "savefig.facecolor": "white",
@@ -288,20 +288,24 @@ def _draw_curve(axes, run: Run, metric: str, x: str, smooth: float, look: dict) 
 
 def _scale(axes, label: str, values: np.ndarray) -> None:
     """Sets the vertical axis: zero or chance at the bottom; logit or logarithmic where a linear one would hide much."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator
+
     if label == _LABELS["accuracy"]:
-        bottom = min(0.5, float(values.min()) - 0.01)
+        bottom = min(0.46, float(values.min()) - 0.01)
         axes.set_ylim(bottom, 1)
         if values.max() >= _HIGH:
             ticks = [tick for tick in _LOGIT_TICKS if tick >= bottom]
             axes.set_yscale("logit", nonpositive="clip")
-            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks[:-1]] + [f"\u2265 {ticks[-1]:g}"])
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks[:-1]] + [f"{ticks[-1]:g}+"])
             axes.set_yticks([], minor=True)
             axes.set_ylim(bottom, 1 - 0.7 * (1 - _NEARLY_ONE))
             for line in axes.lines:
                 line.set_ydata(np.minimum(line.get_ydata(), _NEARLY_ONE))
     elif values.min() > 0 and values.max() / values.min() >= _LOG_RANGE:
         axes.set_yscale("log")
-        axes.grid(which="minor", linewidth=0.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.set_yticks([], minor=True)
     elif values.min() >= 0:
         axes.set_ylim(bottom=0)
 

@@ -179,8 +179,9 @@ def _conv_index(base: str, layer: str) -> int:
 
 def _extract(images: np.ndarray, *, base: str, layer: str, size: int, weights) -> np.ndarray:
     """Runs the network over uint8 [N, R, R, 3] in batches of one shape, the last padded: float32 [N, F]."""
+    import jax
     images = _checked(images)
-    program = _compiled(base, layer, size)
+    program, weights = _compiled(base, layer, size), jax.device_put(weights)
     outputs = []
     for start in range(0, len(images), _BATCH):
         batch = images[start:start + _BATCH]
