@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fpgan.errors import FpganError
-from fpgan.files import create_file, is_temporary, reason
-from fpgan.sample_sets import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, check_same, finished_shards, sample_set
+from fpgan.files import is_temporary
+from fpgan.sample_sets import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.shard_files import KINDS, Shard
-from fpgan.sharing import Claim, Share, claim, cpu_count, wait_for_claim
+from fpgan.sharing import Claim, Share, begin, claim, cpu_count, wait_for_claim
 
 IN_FLIGHT = 4  # batches that are generated or encoded at the same time
 _GENERATING = 2  # of them on the device: one computes while another comes back
@@ -73,10 +72,7 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
     folder = Path(folder)
     what = sample_set(model, users, fingerprints, per_user=per_user, seed=seed, container=container, encoding=encoding,
                       batch_size=batch_size, shard_size=shard_size)
-    _refuse_foreign(folder)
-    if not (folder / SETTINGS).exists():
-        create_file(folder / SETTINGS, what.settings.to_json())
-    check_same(folder, what.settings)
+    begin(folder, SETTINGS, what.settings.to_dict())
     workers = workers or cpu_count()
     with ThreadPoolExecutor(workers) as encoders, ThreadPoolExecutor(_GENERATING) as device:
         work = _Work(model, folder, what, share or Share(), encoders, workers, device, progress)
@@ -181,18 +177,6 @@ class _Work:
         self.made += made
         if images:
             self.progress(self.done, self.total)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuses a folder that holds files of somebody else."""
-    try:
-        if (folder / SETTINGS).exists() or not folder.exists():
-            return
-        foreign = [name for name in os.listdir(folder) if not name.startswith(".")]
-    except OSError as error:
-        raise FpganError(f"{folder}: not a folder to write to ({reason(error)})") from error
-    if foreign and not (folder / SETTINGS).exists():  # another process may have begun the set just now
-        raise FpganError(f"{folder} holds other files, {min(foreign)!r} for one; choose another folder")
 
 
 def _tidy(folder: Path, what: SampleSet) -> None:

@@ -115,9 +115,9 @@ class Settings:
                          "seed": (self.seed + i % self.per_user) % 2**32, "model": self.model}
         return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
-    def to_json(self) -> bytes:
+    def to_dict(self) -> dict:
         """The content of settings.json."""
-        return json.dumps({"fpgan_sample_set": _FORMAT} | dataclasses.asdict(self), indent=1).encode() + b"\n"
+        return {"fpgan_sample_set": _FORMAT} | dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,16 +202,6 @@ def read_settings(folder: str | os.PathLike) -> Settings:
     if {name: type(value) for name, value in found.items()} != types:
         raise FpganError(f"{path} is damaged; choose another folder")
     return Settings(**found)
-
-
-def check_same(folder: Path, wanted: Settings) -> None:
-    """Refuses to go on with a set that is not the wanted one."""
-    found, wanted = dataclasses.asdict(read_settings(folder)), dataclasses.asdict(wanted)
-    told = [f"other {name.removesuffix('_sha256')}" if name.endswith("_sha256") else f"{name} {found[name]}, not {value}"
-            for name, value in wanted.items() if found[name] != value]
-    if told:
-        raise FpganError(f"{folder} was begun with other arguments: {'; '.join(told)}. Choose another folder, or give the "
-                         "same arguments to go on")
 
 
 def read_manifest(folder: str | os.PathLike) -> Iterator[dict]:

@@ -8,6 +8,7 @@ of two jobs at once, say of an old one that was not stopped and of a new one wit
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.files import writing
+from fpgan.files import create_file, reason, writing
 
 try:
     import fcntl
@@ -43,6 +44,11 @@ class Share:
         """The numbers of this process's shards, of `total` in all."""
         return range(self.index, total, self.count)
 
+    def refuse_several(self, expected: str) -> None:
+        """Raises FpganError unless this is the only process; says what several ones expect."""
+        if self.count > 1:
+            raise FpganError(f"this is {self}; several processes write into {expected}")
+
     def __str__(self) -> str:
         return f"process {self.index} of {self.count}"
 
@@ -67,6 +73,39 @@ def process_share(index: int | None = None, count: int | None = None, environmen
     if environment.get(_SLURM[1]):
         return _checked(*(environment.get(name) for name in _SLURM), " and ".join(_SLURM))
     return Share()
+
+
+def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
+    """Marks a folder as that of one piece of work, or makes sure that it is that already.
+
+    Args:
+      folder: new, empty, or used for the same before.
+      name: path in the folder of the JSON file that says what it is for.
+      wanted: the content of this file; its first entry says what kind of work it is.
+
+    Raises:
+      FpganError: the folder holds something else, or another piece of work.
+    """
+    folder, path = Path(folder), Path(folder) / name
+    try:
+        if folder.exists() and not path.exists():
+            foreign = [there for there in os.listdir(folder) if there[0] != "." and there != Path(name).parts[0]]
+            if foreign and not path.exists():  # another process may have begun just now
+                raise FpganError(f"{folder} holds other files, {min(foreign)!r} for one; choose another folder")
+        if not path.exists():
+            create_file(path, json.dumps(wanted, indent=1).encode() + b"\n")
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FpganError(f"{path}: cannot be read ({reason(error)}); choose another folder") from error
+    kind = next(iter(wanted))
+    if not isinstance(found, dict) or found.get(kind) != wanted[kind]:
+        raise FpganError(f"{path} is not of this command, or of another fpgan; choose another folder")
+    differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    told = [f"other {key.removesuffix('_sha256')}" if key.endswith("_sha256") else
+            f"{key} {found.get(key)}, not {wanted.get(key)}" for key in differing]
+    if told:
+        raise FpganError(f"{folder} was begun with other arguments: {'; '.join(told)}. Choose another folder, or give the "
+                         "same arguments to go on")
 
 
 class Claim:

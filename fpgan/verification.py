@@ -35,11 +35,10 @@ class Problems:
     shown: list[str] = field(default_factory=list)
     count: int = 0
 
-    def add(self, what: str) -> None:
-        """Adds one."""
+    def add(self, what: str, first: bool = False) -> None:
+        """Adds one, if it explains others in front of them."""
         self.count += 1
-        if len(self.shown) < SHOWN:
-            self.shown.append(what)
+        self.shown = ([what, *self.shown] if first else [*self.shown, what])[:SHOWN]
 
     def extend(self, others: Problems) -> None:
         """Adds all of others, which come after these."""
@@ -137,12 +136,13 @@ def _check_shards(folder: Path, report: Report, chosen: set[int], workers: int,
         for line in found.instances:
             prints.update(Fingerprint.from_hex(line["fingerprint"], settings.bits).packed)
         if settings.samples(shard).start % settings.per_user and _differ(last, found.first):
-            report.problems.add(f"{settings.manifest_file(shard)}: another user or fingerprint than in the shard before")
+            report.problems.add(f"{settings.manifest_file(shard)}: another user or fingerprint than in the shard before",
+                                first=True)
         last = found.last
         progress(settings.samples(shard).stop, settings.total)
     for what, digest in (("users", names), ("fingerprints", prints)):
         if report.listed == settings.total and digest.hexdigest() != getattr(settings, f"{what}_sha256"):
-            report.problems.add(f"the manifests name other {what} than {SETTINGS} says")
+            report.problems.add(f"the manifests name other {what} than {SETTINGS} says", first=True)
     return picked
 
 
@@ -198,6 +198,7 @@ def _parsed(settings: Settings, i: int, line: bytes, before: dict | None) -> dic
     """Reads a line of a manifest; says what is wrong with it."""
     try:
         entry = json.loads(line)
+        bytes.fromhex(entry["sha256"])
         fingerprint = Fingerprint.from_hex(entry["fingerprint"], settings.bits).hex
         expected = settings.line(i, entry["user"], fingerprint, entry["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, FpganError):

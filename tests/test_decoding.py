@@ -14,12 +14,13 @@ from fake_model import N_BITS, RESOLUTION, FakeModel
 
 from fpgan import decoding
 from fpgan.attribution import issue
-from fpgan.decoding import Row, attribute_rows, decode_files, row_file, row_writer, write_rows
+from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError
 from fpgan.files import write_file
 from fpgan.fingerprint import Fingerprint
 from fpgan.generation import generate_set
 from fpgan.images import encode_png
+from fpgan.rows import Row, row_file, row_writer, write_rows
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 

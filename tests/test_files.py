@@ -54,7 +54,8 @@ def test_a_lock_excludes_and_is_released(tmp_path):
 
 def test_folder_names_are_safe_and_distinct():
     users = ["alice", "Alice", "ALICE", "a/b", "../x", ".", "..", "a b", "Zoë", "zoë", "CON", "nul.txt", "x" * 300,
-             "x" * 299 + "y", "a.", "settings.json", "manifest", "%61lice", "~", folder_name("Alice"), folder_name("x" * 300)]
+             "x" * 299 + "y", "a.", "settings.json", "manifest", "%61lice", "~", folder_name("Alice"),
+             folder_name("x" * 300)]
     names = [folder_name(user) for user in users]
     assert len({name.lower() for name in names}) == len(users)
     for name in names:

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import sys
 
-from fpgan.verbs.decode import add_reading_arguments
+from fpgan.verbs.decode import add_reading_arguments, decode_into_folder
+from fpgan.verbs.processes import share_of
 from fpgan.verbs.terminal import finish, print_verdicts, verdict_table, warner
 
 EXAMPLE = """\
@@ -25,6 +26,9 @@ log10 p bounds the probability that an image which no registered user's instance
 match any of them so well: the exact binomial tail times the number of users. An image is
 attributed when that is at most --fpr. Verdicts below that are told apart by the decoder's
 confidence, where the model has a calibrated threshold; those have no p-value.
+
+Very many images go into a folder of parts, by any number of processes, as fpgan decode --help
+shows; then counts are printed instead of the table.
 
 Instead of a registry, a provider's key and the ids to try: --key-file key.hex --users users.txt
 
@@ -45,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--users", metavar="FILE", help="compare with these users only: ids, one per line")
     parser.add_argument("--fpr", "--false-positive-rate", metavar="RATE", type=float, default=1e-6,
                         help="tolerated rate of false attributions per image, over all users (default 1e-6)")
-    parser.add_argument("--out", metavar="FILE", help="also write CSV or JSON lines, by ending or --format")
-    parser.add_argument("--format", choices=("csv", "jsonl"),
-                        help="format of --out; without --out, print this instead of the table")
+    parser.add_argument("--out", metavar="FILE_OR_DIR",
+                        help="also write CSV, JSON lines or Parquet, by ending or --format; into a folder (one that "
+                             "exists, or a name without an ending) go parts, instead of the table")
+    parser.add_argument("--format", choices=("csv", "jsonl", "parquet"),
+                        help="format of --out; without --out, print CSV or JSON lines instead of the table")
     add_reading_arguments(parser)
 
 
@@ -56,13 +62,20 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.attribution.registry import open_registry, read_users
     from fpgan.attribution.verdict import explain
-    from fpgan.decoding import attribute_rows, decode_files, row_file, write_rows
+    from fpgan.bulk import Question, is_folder
+    from fpgan.decoding import attribute_rows, decode_files
+    from fpgan.rows import row_file, write_rows
 
     model = fpgan.load(args.model)
     named = args.user + (read_users(args.users) if args.users else [])
     registry = open_registry(model.n_bits, args.registry, args.key_file, named)
     sure = model.info.get("confidence_threshold")
     meaning = explain(registry, args.fpr, sure)
+    if is_folder(args.out):
+        tally = decode_into_folder("attribute", Question(model, registry, args.fpr, sure), args)
+        print_verdicts(tally, meaning, sys.stdout)
+        return finish("attribute", tally, args.strict)
+    share_of(args).refuse_several("a folder: give --out one")
     rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
     rows = attribute_rows(rows, registry, args.fpr, sure)
     sinks = [warner("attribute")]

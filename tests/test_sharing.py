@@ -1,0 +1,114 @@
+"""Whose shard is which, and claims that die with their process."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from fpgan import sharing
+from fpgan.errors import FpganError
+from fpgan.sharing import Share, begin, claim, process_share, wait_for_claim
+
+
+def test_shares_are_disjoint_and_complete():
+    for total in (0, 1, 7, 20):
+        for count in (1, 3, 8):
+            shards = [shard for index in range(count) for shard in Share(index, count).shards(total)]
+            assert sorted(shards) == list(range(total))
+
+
+@pytest.mark.parametrize("flags, environment, expected", [
+    ((None, None), {}, Share(0, 1)),
+    ((None, None), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "3", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+     Share(1, 3)),
+    ((None, None), {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Share(1, 2)),
+    ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Share(0, 1)),  # a batch script
+    ((2, 3), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "5"}, Share(2, 3)),
+])
+def test_flags_count_before_variables_and_ours_before_slurms(flags, environment, expected):
+    assert process_share(*flags, environment) == expected
+
+
+@pytest.mark.parametrize("flags, environment", [
+    ((1, None), {}), ((None, 2), {}), ((2, 2), {}), ((None, None), {"FPGAN_PROCESS_ID": "0"}),
+    ((None, None), {"FPGAN_NUM_PROCESSES": "2"}), ((None, None), {"FPGAN_PROCESS_ID": "x", "FPGAN_NUM_PROCESSES": "2"}),
+    ((None, None), {"FPGAN_PROCESS_ID": "-1", "FPGAN_NUM_PROCESSES": "2"})])
+def test_half_or_senseless_numbers_are_refused(flags, environment):
+    with pytest.raises(FpganError):
+        process_share(*flags, environment)
+
+
+def test_a_claim_excludes_and_goes_on_where_it_was_left(tmp_path):
+    pytest.importorskip("fcntl")
+    first = claim(tmp_path / "a" / "x")
+    assert claim(tmp_path / "a" / "x") is None and not first.taken_over
+    first.file.write(b"half")
+    first.release()
+    second = claim(tmp_path / "a" / "x")
+    second.file.seek(0)
+    assert second.taken_over and second.file.read() == b"half"
+    second.remove()
+    assert not list((tmp_path / "a").iterdir())
+
+
+def hold(path, ready):
+    held = claim(path)
+    ready.set()
+    signal.pause()
+    held.release()
+
+
+def test_a_claim_ends_with_its_process(tmp_path):
+    pytest.importorskip("fcntl")
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=hold, args=(tmp_path / "x", ready))
+    holder.start()
+    assert ready.wait(120) and claim(tmp_path / "x") is None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join(60)
+    taken = wait_for_claim(tmp_path / "x", lambda: False)
+    assert taken.taken_over
+    taken.remove()
+    assert wait_for_claim(tmp_path / "x", lambda: True) is None
+
+
+def test_a_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_claim(tmp_path, monkeypatch):
+    plain, removed = sharing._lock, []
+
+    def lock(file):
+        if not removed:  # the holder is done between our opening and our locking
+            removed.append(os.unlink(file.name))
+        return plain(file)
+
+    monkeypatch.setattr(sharing, "_lock", lock)
+    taken = claim(tmp_path / "x")
+    assert os.path.samestat(os.fstat(taken.file.fileno()), os.stat(tmp_path / "x"))
+    taken.remove()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(FpganError, match="no locks"):
+        claim(tmp_path / "x")
+
+
+def test_a_folder_belongs_to_one_piece_of_work(tmp_path):
+    wanted = {"kind": 1, "size": 3, "names_sha256": "ab"}
+    begin(tmp_path / "a", "settings.json", wanted)
+    begin(tmp_path / "a", "settings.json", wanted)
+    for other, told in (({"size": 4}, "size 3, not 4"), ({"names_sha256": "cd"}, "other names"),
+                        ({"kind": 2}, "not of this"), ({"more": 1}, "more None, not 1")):
+        with pytest.raises(FpganError, match=told):
+            begin(tmp_path / "a", "settings.json", wanted | other)
+    (tmp_path / "b" / "_x").mkdir(parents=True)
+    begin(tmp_path / "b", "_x/settings.json", wanted)
+    (tmp_path / "b" / "_x" / "settings.json").write_text("[")
+    with pytest.raises(FpganError, match="cannot be read"):
+        begin(tmp_path / "b", "_x/settings.json", wanted)
