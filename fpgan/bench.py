@@ -30,7 +30,7 @@ from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
 
-TASKS = ("generate", "decode", "train-step", "scaling")
+TASKS = ("generate", "decode", "pipeline", "train-step", "scaling")
 _CEILING_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
 _CEILING_PRODUCTS = 8  # in one call
 _AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of two formulations, relative, RMS
@@ -50,6 +50,7 @@ class Settings:
       devices: numbers of devices that share the largest batch, for "scaling"; none leaves the measurement out.
       device_batch: images per device in the predictions of "scaling".
       utilization: part of the peak FLOP/s that they assume.
+      images: how many are made in each turn of "pipeline".
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -60,6 +61,7 @@ class Settings:
     devices: tuple[int, ...] = (1, 2, 4, 8)
     device_batch: int = 8
     utilization: float = 0.3
+    images: int = 1024
 
 
 class Program(NamedTuple):
@@ -84,7 +86,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
 
     Args:
       tasks: some of TASKS.
-      network: the architecture, for "generate" and "decode".
+      network: the architecture, for "generate", "decode" and "pipeline".
       settings: what to time.
       params: {"generator", "decoder"} -> parameters; random without them, which takes as long.
       training: the training config (fpgan.training.config), for "train-step" and "scaling".
@@ -100,13 +102,18 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     """
     _check(tasks, settings, training)
     results = {"network": network.to_dict(), "settings": asdict(settings)}
-    if params is None and set(tasks) & {"generate", "decode"}:
+    if params is None and set(tasks) & {"generate", "decode", "pipeline"}:
         params = random_params(network, settings.seed)
     for task in tasks:
         if task == "generate":
             results[task] = bench_generate(network, params["generator"], settings)
         elif task == "decode":
             results[task] = bench_decode(network, params["decoder"], settings)
+        elif task == "pipeline":
+            from fpgan import bench_pipeline
+
+            results[task] = bench_pipeline.bench_pipeline(model_module.from_params(network, params, {}), settings.batches,
+                                                          settings.images, settings.repeats, settings.seed, time_in_turns)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
         else:
@@ -124,8 +131,8 @@ def _check(tasks: Sequence[str], settings: Settings, training) -> None:
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks:
         raise FpganError(f"there is no benchmark {', '.join(unknown)!r}; expected some of {', '.join(TASKS)}")
-    if not settings.batches or min(settings.batches) < 1 or settings.repeats < 1:
-        raise FpganError("batch sizes and repeats have to be whole numbers of at least 1")
+    if not settings.batches or min(*settings.batches, settings.repeats, settings.images) < 1:
+        raise FpganError("batch sizes, images and repeats have to be whole numbers of at least 1")
     if min(settings.devices, default=1) < 1:
         raise FpganError(f"devices are {settings.devices}; expected whole numbers of at least 1")
     if min(settings.grouped_batch, settings.fingerprints) < 0:
@@ -394,6 +401,11 @@ def table(results: dict) -> str:
                 from fpgan import scaling
 
                 lines += ["", f"scaling: {_architecture(part['network'])}", *scaling.lines(part)]
+                continue
+            if task == "pipeline":
+                from fpgan import bench_pipeline
+
+                lines += ["", f"pipeline: {_architecture(results['network'])}", *bench_pipeline.lines(part)]
                 continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"

@@ -131,3 +131,16 @@ def test_a_training_step_is_the_sum_of_its_phases():
     step = sum(phase["seconds"] / phase["interval"] for phase in row["phases"].values())
     assert row["images_per_second"] == pytest.approx(batch / step)
     assert row["flops_per_image"] > 0
+
+
+def test_sets_are_timed_beside_generation_and_encoding():
+    results = bench(["pipeline"], TINY, Settings((4,), repeats=1, images=70))
+    part = results["pipeline"]
+    assert part["images"] == 128 and len(part["rows"]) in (2, 4)
+    assert {(row["encoding"], row["container"]) for row in part["rows"]} >= {("png", "files"), ("webp", "files")}
+    for row in part["rows"]:
+        slower, both = min(row["generate"], row["encode"]), 1 / (1 / row["generate"] + 1 / row["encode"])
+        assert row["of_slower"] == pytest.approx(row["whole"] / slower)
+        assert row["of_sum"] == pytest.approx(row["whole"] / both)
+    shown = table(results)
+    assert "pipeline: 8x8" in shown and "whole set" in shown and max(map(len, shown.splitlines())) <= 104

@@ -12,20 +12,22 @@ example: a small random model, a large one, a model of your own, a training step
       --compute-dtype bfloat16
   fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
   fpgan bench train-step --config configs/robohash64.py --batch 16,64
+  fpgan bench pipeline --model robohash32 --batch 16
   fpgan bench scaling --config configs/robohash32.py --batch 32 --predict configs/celeba128.py
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
 apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
 is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
-do not compile again. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
-CPU), and predicts a step on pods; docs/scaling.md states the model.
+do not compile again. `pipeline` makes whole sample sets beside generation and encoding alone.
+`scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a CPU), and predicts a
+step on pods; docs/scaling.md states the model.
 """
 
 
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, train-step, scaling; the first two without any")
+                        help="generate, decode, pipeline, train-step, scaling; the first two without any")
     parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -39,6 +41,7 @@ def add_arguments(parser) -> None:
                         help="batch size of the comparison with grouped convolutions; 0: none (16)")
     parser.add_argument("--fingerprints", type=not_negative, default=1000, metavar="N",
                         help="distinct ones to count traces over; 0: none (1000)")
+    parser.add_argument("--images", type=positive, default=1024, help="made in each turn of pipeline (1024)")
     parser.add_argument("--config", help="config file for train-step and scaling")
     parser.add_argument("--devices", default="1,2,4,8", metavar="COUNTS",
                         help="numbers of devices for scaling (1,2,4,8); empty: predictions alone")
@@ -64,7 +67,7 @@ def run(args) -> int:
         _virtual_devices(max(devices, default=1))
     model = load(args.model) if args.model else None
     settings = Settings(_sizes(args.batch, "--batch"), args.repeats, args.grouped_batch, args.fingerprints, args.seed,
-                        devices, args.device_batch, args.utilization)
+                        devices, args.device_batch, args.utilization, args.images)
     results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
                     params=model.params if model else None, training=_training(args.config),
                     predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]))

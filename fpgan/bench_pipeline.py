@@ -1,0 +1,98 @@
+"""How fast whole sample sets are made, beside what bounds that: generation alone and encoding alone.
+
+Where an accelerator generates and CPU cores encode, a set can be made as fast as the slower of the two allows. Where the
+device is the CPU, both need the same cores; if each alone keeps them busy, an image takes the sum of both times, and that
+is the bound: a set made as fast as it allows is reported as 100% of the sum. Writing is part of neither.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fpgan.errors import FpganError
+from fpgan.files import import_array_record
+from fpgan.generation import generate_set
+from fpgan.images import ENCODERS
+from fpgan.sharing import cpu_count
+
+_PER_USER = 64
+
+
+def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, seed: int, time_in_turns: Callable) -> dict:
+    """Times generation, encoding and the making of whole sets in turns, all of the same images.
+
+    Args:
+      model: a Model.
+      batches: batch sizes.
+      images: how many images each of the timed calls makes or encodes, rounded up to whole users of 64.
+      repeats: turns; a time is the median over them.
+      seed: of the fingerprints.
+      time_in_turns: `fpgan.bench.time_in_turns`.
+
+    Returns:
+      {"images", "threads", "rows"}; a row for each batch size, encoding and container.
+    """
+    images = -(-images // _PER_USER) * _PER_USER
+    rows = []
+    for batch, encoding in itertools.product(batches, ENCODERS):
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cpu_count()) as pool:
+            calls = _calls(model, batch, images, seed, encoding, Path(folder), pool)
+            seconds = time_in_turns(calls, repeats)
+        rows += [{"batch": batch, "encoding": encoding, "container": name} | _rates(seconds, name, images)
+                 for name in seconds if name not in ("generate", "encode")]
+    return {"images": images, "threads": cpu_count(), "rows": rows}
+
+
+def lines(result: dict) -> list[str]:
+    """Lays out what `bench_pipeline` returned as lines of at most 100 columns."""
+    head = (f"{'batch':>6}  {'set of':<18}{'generate':>10}{'encode':>10}{'whole set':>11}{'of the slower':>15}"
+            f"{'of the sum':>12}")
+    rows = [f"{row['batch']:>6}  {row['encoding'] + ', ' + row['container']:<18}{row['generate']:>10.4g}"
+            f"{row['encode']:>10.4g}{row['whole']:>11.4g}{row['of_slower']:>14.0%}{row['of_sum']:>12.0%}"
+            for row in result["rows"]]
+    return [f"images/s, {result['images']} images a turn, {result['threads']} encoding threads", head, *rows,
+            "of the slower: of generation and encoding alone, which bounds a set if they have hardware of their own;",
+            "of the sum: of the time of both, one after the other, which bounds it if they share all cores"]
+
+
+def _calls(model, batch: int, images: int, seed: int, encoding: str, folder: Path, pool: Executor) -> dict[str, Callable]:
+    """What is timed: name -> call."""
+    users = images // _PER_USER
+    bits = np.random.default_rng(seed).integers(0, 2, (users, model.n_bits), dtype=np.uint8)
+    each, seeds = bits.repeat(_PER_USER, axis=0), np.tile(np.arange(_PER_USER, dtype=np.uint32), users)
+    made = model.generate(each, seeds, batch_size=batch)
+    part, numbers = -(-batch // cpu_count()), itertools.count()
+
+    def encode():
+        parts = [made[start:start + part] for start in range(0, len(made), part)]
+        return sum(map(len, pool.map(ENCODERS[encoding], parts)))
+
+    def whole(container):
+        names = [f"user-{i}" for i in range(users)]
+        return generate_set(model, names, bits, folder / str(next(numbers)), per_user=_PER_USER, seed=0, batch_size=batch,
+                            container=container, encoding=encoding).made
+
+    calls = {"generate": lambda: len(model.generate(each, seeds, batch_size=batch)), "encode": encode,
+             "files": lambda: whole("files")}
+    try:
+        import_array_record()
+    except FpganError:
+        return calls
+    return calls | {"array_record": lambda: whole("array_record")}
+
+
+def _rates(seconds: Mapping[str, Sequence[float]], name: str, images: int) -> dict[str, float]:
+    """Rates from median times, and medians of the ratios in each turn, which a change of load hardly moves."""
+    generate, encode, whole = seconds["generate"], seconds["encode"], seconds[name]
+    turns = list(zip(generate, encode, whole, strict=True))
+    return {"generate": images / statistics.median(generate), "encode": images / statistics.median(encode),
+            "whole": images / statistics.median(whole),
+            "of_slower": statistics.median(max(g, e) / w for g, e, w in turns),
+            "of_sum": statistics.median((g + e) / w for g, e, w in turns)}
