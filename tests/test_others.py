@@ -67,3 +67,5 @@ def test_evaluate_tests_all_of_them(monkeypatch):
     results = evaluation.evaluate_named("guesser", "robohash_cats", settings, data_options={"take": 100}, others=names)
     assert list(results["false_attribution"]) == ["robohash_cats", *names]
     assert all(found["images"] == 30 for found in results["false_attribution"].values())
+    with pytest.raises(FpganError, match="'robohash_cats' are given twice"):
+        evaluation.evaluate_named("guesser", "robohash_cats", settings, others=["robohash_cats"])

@@ -57,6 +57,7 @@ def evaluate(model, source, settings: Settings, *, others: Sequence = (),
       FpganError: too few images, images of another resolution, or a model that gives NaN.
     """
     _check(model, source, settings)
+    _check_names([source, *others])
     started = time.monotonic()
     progress = progress or (lambda *_: None)
     extractor = open_extractor(settings.features, model.resolution)
@@ -146,6 +147,14 @@ def _check(model, source, settings: Settings) -> None:
     if source.resolution != model.resolution:
         raise FpganError(f"the images of {source.name} have {source.resolution} pixels a side, those of the "
                          f"model {model.resolution}; expected the same")
+
+
+def _check_names(sources: Sequence) -> None:
+    names = [source.name for source in sources]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise FpganError(f"images named {sorted(twice)[0]!r} are given twice; give others, or a range of them, such as "
+                         "robohash_cats[50000:]")
 
 
 def _needed(settings: Settings, n_bits: int) -> int | None:
