@@ -1,6 +1,10 @@
 """The input pipeline: order, resume, shares and worker processes."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -76,6 +80,19 @@ def test_resident_images_are_picked_in_the_same_order(devices):
     for step in (0, 7, 19):
         picked = np.asarray(pick(np.full(devices, step), Numbers().load_all()))[:, :, 0, 0, 0].ravel()
         np.testing.assert_array_equal(np.round((picked + 1) * 127.5), whole[step])
+
+
+def test_workers_end_with_the_process_that_was_killed():
+    code = ("import os, multiprocessing, test_data_pipeline as t\n"
+            "if __name__ == '__main__':\n"
+            "    batches = t.stream(t.Numbers(), 8, seed=5, workers=1); next(batches)\n"
+            "    print(multiprocessing.active_children()[0].pid, flush=True); os.kill(os.getpid(), 9)")
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, text=True,
+                          stdout=subprocess.PIPE) as process:
+        assert int(process.stdout.readline())
+        process.communicate(timeout=120)  # the worker has the output open as well, until it ends
+        assert process.returncode == -9
 
 
 def test_the_order_does_not_depend_on_the_workers():

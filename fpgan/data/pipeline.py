@@ -1,6 +1,9 @@
 """The input pipeline: batches in the order of `order.py`, read ahead by grain on threads or processes."""
 
 import functools
+import multiprocessing
+import os
+import threading
 
 from fpgan.data.order import batch_indices
 from fpgan.errors import missing_extra
@@ -49,8 +52,19 @@ def stream(source, batch_size, seed, start_step=0, process_index=0, process_coun
     if workers:
         _mark_flags_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
-        batches = batches.mp_prefetch(options)
+        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(batches)
+
+
+def _end_with_parent(index, count):
+    """Lets a worker end when the process that it reads for is gone, however that ended, rather than wait for ever."""
+    del index, count
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _mark_flags_as_parsed():

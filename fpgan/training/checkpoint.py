@@ -93,8 +93,9 @@ def last_step(workdir: str | os.PathLike) -> int | None:
 def where_to_go_on(workdir: str | os.PathLike) -> str:
     """Says what is left of a run that was cut off, and what to do."""
     step = last_step(workdir)
-    saved = "nothing was saved yet" if step is None else f"the last saved step is {step:,} in {workdir}"
-    return f"{saved}; run the same command again to go on from there"
+    if step is None:
+        return "nothing was saved yet; run the same command again to begin anew"
+    return f"the last saved step is {step:,} in {workdir}; run the same command again to go on from there"
 
 
 def settle_data(workdir: str | os.PathLike, source) -> None:
