@@ -22,7 +22,7 @@ from fpgan.pods import SYSTEMS, Work, predict
 
 # An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
 # asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
-_ALL_REDUCE = re.compile(r"= (?P<types>[^=]*?) all-reduce(?:-start)?\(")
+_ALL_REDUCE = re.compile(r"^[^=\n]*= (?P<types>.*?) all-reduce(?:-start)?\(", re.MULTILINE)
 _ARRAY = re.compile(r"\b(?P<kind>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 _TRAINED = {"generator": ("generator", "decoder"), "path_length": ("generator",), "discriminator": ("discriminator",),
             "r1": ("discriminator",)}  # the networks whose gradients a phase averages

@@ -31,6 +31,7 @@ def test_bytes_of_every_form_that_an_all_reduce_has():
     lines = {
         "  %all-reduce.1 = f32[8,3]{1,0} all-reduce(f32[8,3]{1,0} %x), replica_groups={{0,1}}, to_apply=%add": 96,
         "  %a = (f32[2]{0}, bf16[4,2]{1,0:T(8,128)}, pred[3]{0}) all-reduce(%x, %y, %z), to_apply=%add": 8 + 16 + 3,
+        "  %b = (f32[2]{0}, /*index=1*/f32[4]{0}) all-reduce(%x, /*index=1*/%y), to_apply=%add": 24,
         "  ROOT %r = f32[] all-reduce(f32[] %x), channel_id=1": 4,
         "  %s = f32[10]{0} all-reduce-start(f32[10]{0} %x)\n  %d = f32[10]{0} all-reduce-done(f32[10]{0} %s)": 40,
         "  %g = f32[10]{0} get-tuple-element(%all-reduce.1), index=0": 0,
