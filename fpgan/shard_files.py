@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from fpgan.sharing import Claim
 
 _DIGEST = 32  # bytes of a SHA-256
 _LENGTH = 4
-_BATCHES_NEXT = 16  # temporary files of a killed process lie among this many batches
 
 
 class Shard:
@@ -39,7 +39,7 @@ class Shard:
         self._claim, self._journal = claim, claim.file
         self.next = self.samples.start + self._kept()
         if claim.taken_over:
-            remove_temporaries([folder / what.settings.manifest_file(number), *self._files_to_write()])
+            remove_temporaries(self._files_to_replace())
 
     def batches(self) -> Iterator[range]:
         """The batches that are to be made; they begin where those of an uninterrupted run do."""
@@ -87,19 +87,24 @@ class Shard:
         """Puts the data in place, and yields the SHA-256 of each image."""
         raise NotImplementedError
 
-    def _files_to_write(self) -> list[Path]:
-        """The files that a killed process may have been writing."""
-        raise NotImplementedError
+    def _files_to_replace(self) -> list[Path]:
+        """The files that a killed process may have been writing under temporary names."""
+        return [self.folder / self.what.settings.manifest_file(self.number)]
 
 
 class FileShard(Shard):
-    """A shard of a file per image; an entry of its journal is the SHA-256 of a file that is in its place."""
+    """A shard of a file per image; an entry of its journal is the SHA-256 of a file that is whole.
+
+    The files are written in place, without a temporary name: one that a kill cut off has no entry, and is written again.
+    """
 
     def encode(self, first: int, images: np.ndarray) -> list[bytes]:
         """Encodes and writes images."""
         entries = []
         for i, data in enumerate(ENCODERS[self.what.settings.encoding](images), start=first):
-            write_file(self.folder / self.what.image_file(i), data)
+            path = os.path.join(self.folder, self.what.image_file(i))
+            with writing(path), _opened(path) as file:
+                file.write(data)
             entries.append(hashlib.sha256(data).digest())
         return entries
 
@@ -121,10 +126,6 @@ class FileShard(Shard):
         self._journal.seek(0)
         for _ in self.samples:
             yield self._journal.read(_DIGEST)
-
-    def _files_to_write(self) -> list[Path]:
-        ahead = range(self.next, min(self.next + _BATCHES_NEXT * self.what.settings.batch_size, self.samples.stop))
-        return [self.folder / self.what.image_file(i) for i in ahead]
 
 
 class RecordShard(Shard):
@@ -162,8 +163,17 @@ class RecordShard(Shard):
             if count < len(self.samples):
                 raise FpganError(f"{self._journal.name} was damaged while it was written; the same command goes on")
 
-    def _files_to_write(self) -> list[Path]:
-        return [self.folder / self.what.settings.record_file(self.number)]
+    def _files_to_replace(self) -> list[Path]:
+        return [*super()._files_to_replace(), self.folder / self.what.settings.record_file(self.number)]
+
+
+def _opened(path: str) -> BinaryIO:
+    """Opens a file for writing; makes its folder if it is missing."""
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "wb")
 
 
 KINDS = {"files": FileShard, "array_record": RecordShard}  # container -> class
