@@ -52,7 +52,8 @@ def test_the_overview_names_every_verb(capsys):
     assert cli.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["data", "generate", "decode", "attribute", "evaluate", "bench", "import-official"])
+@pytest.mark.parametrize("verb", ["data", "generate", "verify",
+                                  "decode", "attribute", "evaluate", "bench", "import-official"])
 def test_every_verb_shows_a_worked_example(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
@@ -178,3 +179,48 @@ def test_attribute_without_a_calibrated_confidence_says_so(samples, tmp_path, mo
     assert cli.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0
     shown = capsys.readouterr().out
     assert "no calibrated confidence" in shown and "not ours" not in shown and "nobody registered: 1" in shown
+
+
+def test_a_users_file_may_be_a_registry(samples, tmp_path, capsys):
+    command = ["generate", "--users", str(tmp_path / "r.csv"), "--per-user", "3", "--seed", "5"]
+    assert cli.main([*command, "--out", str(tmp_path / "again")]) == 0
+    assert list(read_manifest(tmp_path / "again")) == list(read_manifest(samples))
+    assert cli.main([*command, "--registry", str(tmp_path / "r.csv"), "--out", str(tmp_path / "x")]) == 2
+    assert "leave out --registry" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert cli.main([*command[:2], str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+
+
+def test_processes_share_a_set(samples, tmp_path, capsys, monkeypatch):
+    command = ["generate", "--users", str(tmp_path / "r.csv"), "--per-user", "3", "--seed", "5", "--shard-size", "2",
+               "--batch-size", "2", "--out", str(tmp_path / "set2")]
+    assert cli.main([*command, "--process-id", "1", "--num-processes", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == ("2 images made, 0 were there (process 1 of 2, of 6 images); "
+                     "2 shards of other processes are not finished\n")
+    assert cli.main(["verify", str(tmp_path / "set2")]) == 1
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert cli.main(command) == 0 and "the set is complete" in capsys.readouterr().out
+    assert cli.main(["verify", str(tmp_path / "set2"), "--decode", "6"]) == 0
+    assert cli.main([*command, "--process-id", "2"]) == 2 and "--num-processes" in capsys.readouterr().err
+
+
+def test_rows_go_into_a_folder_of_parts(samples, tmp_path, capsys):
+    write_file(samples / "alice/000000.png", b"broken")
+    command = ["decode", str(samples), "--out", str(tmp_path / "rows"), "--shard-size", "4"]
+    several = ["--process-id", "0", "--num-processes", "2"]
+    assert cli.main([*command, *several, "--strict"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ("4 images decoded, 0 were there (process 0 of 2, of 6 images); "
+                         "1 parts of other processes are not finished\n")
+    assert "alice/000000.png: not an image" in shown.err
+    assert cli.main([*command, "--strict"]) == 1  # the part with the broken image was there already
+    assert capsys.readouterr().out == f"2 images decoded, 4 were there; all parts are there: {tmp_path / 'rows'}\n"
+    parts = [path.read_text().splitlines() for path in sorted((tmp_path / "rows").glob("part-*"))]
+    assert list(map(len, parts)) == [4, 2]
+    assert cli.main(["decode", str(samples), *several]) == 2 and "into a folder" in capsys.readouterr().err
+    whose = ["attribute", str(samples / "bob"), "--registry", str(tmp_path / "r.csv")]
+    assert cli.main([*whose, "--out", f"{tmp_path}/verdicts/", "--format", "csv"]) == 0
+    assert "attributed: 3" in capsys.readouterr().out
+    assert (tmp_path / "verdicts" / "part-00000-of-00001.csv").read_text().count(",bob,") == 3
+    assert cli.main([*whose, *several]) == 2

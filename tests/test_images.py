@@ -10,7 +10,7 @@ from PIL import Image
 
 from fpgan.errors import FpganError
 from fpgan.files import write_file
-from fpgan.images import encode_png, grid, iter_images, list_images, read_image, to_uint8
+from fpgan.images import encode_png, encode_pngs, encode_webp, grid, iter_images, list_images, read_image, to_uint8
 
 
 def noise(height=12, width=12, seed=0):
@@ -161,3 +161,29 @@ def test_grid_places_every_image():
             assert (block == images[row, column].repeat(2, 0).repeat(2, 1)).all()
     assert (picture[0] == 255).all() and (picture[:, -1] == 255).all() and (picture[9] == 255).all()
     assert (grid(images * np.float32(2 / 255) - 1) == grid(images)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (7, 5, 3), (6, 9), (3, 200, 3)])
+@pytest.mark.parametrize("levels", [2, 256])
+def test_png_and_webp_give_back_every_pixel(shape, levels):
+    images = np.random.default_rng(0).integers(0, levels, (4, *shape), dtype=np.uint8)
+    files = encode_pngs(images)
+    assert files == [encode_png(image) for image in images]  # not a matter of what else is encoded
+    for image, file in zip(images, files, strict=True):
+        with Image.open(io.BytesIO(file)) as opened:
+            assert opened.format == "PNG" and (np.asarray(opened) == image).all()
+    if len(shape) == 3:
+        for image in images:
+            file = encode_webp(image)
+            assert file == encode_webp(image.copy()) and file[:4] == b"RIFF"
+            with Image.open(io.BytesIO(file)) as opened:
+                assert opened.format == "WEBP" and (np.asarray(opened) == image).all()
+
+
+def test_png_is_as_small_as_that_of_pillow():
+    y, x = np.mgrid[:64, :64] / 10
+    waves = np.stack([np.sin(x + k * y) for k in range(3)], -1) * 100 + 128
+    image = (waves + np.random.default_rng(0).normal(size=waves.shape)).astype(np.uint8)
+    other = io.BytesIO()
+    Image.fromarray(image).save(other, "PNG", compress_level=9)
+    assert len(encode_png(image)) < 1.05 * len(other.getvalue())
