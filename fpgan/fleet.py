@@ -44,9 +44,7 @@ class Hub:
         self._steps: dict[int, int] = {}
         self._asked = self._over = False
         self._alone = threading.Event()
-        dual = socket.has_dualstack_ipv6()
-        listener = socket.create_server(("", 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual,
-                                        backlog=count)
+        listener = listen(0, count)
         self.port = listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=listener, limit=_LIMIT))
@@ -221,6 +219,17 @@ class Fleet:
     def _send(self, **message) -> None:
         with self._sending, contextlib.suppress(OSError):  # a broken connection is the listening thread's business
             self._socket.sendall(_line(message))
+
+
+def listen(port: int, backlog: int = 1) -> socket.socket:
+    """Opens a port on all addresses of this host; 0: one that is free.
+
+    Raises:
+      OSError: if another program has it.
+    """
+    dual = socket.has_dualstack_ipv6()
+    return socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual,
+                                backlog=backlog)
 
 
 def _line(message: dict) -> bytes:

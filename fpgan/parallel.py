@@ -20,7 +20,7 @@ import fpgan
 from fpgan.cluster import PATIENCE, Place, find_place
 from fpgan.errors import FpganError
 from fpgan.files import reason
-from fpgan.fleet import Fleet, Hub
+from fpgan.fleet import Fleet, Hub, listen
 
 AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
 
@@ -98,6 +98,8 @@ def initialize(say: Callable[[str], None], place: Place | None) -> None:
     patience.daemon = True
     patience.start()
     try:
+        if place.process == 0:
+            listen(int(place.address.rsplit(":", 1)[1])).close()  # JAX crashes where the port is in use
         jax.distributed.initialize(place.address, place.count, place.process, place.devices,
                                    cluster_detection_method="deactivate", initialization_timeout=PATIENCE + 60)
         _fleet = _join_fleet(say, place)

@@ -18,7 +18,7 @@ LIGHT = [sys.executable, str(TINY.with_name("light.py"))]
 CACHE = Path(tempfile.gettempdir()) / f"fpgan-test-cache-{os.getuid()}"
 
 
-def start(program, workdir, count, devices, *overrides, own=lambda i: [], **variables):
+def start(program, workdir, count, devices, *overrides, own=lambda i: [], address=None, **variables):
     """Starts `fpgan train` with the tiny config in `count` processes of `devices` virtual devices each.
 
     Args:
@@ -26,11 +26,12 @@ def start(program, workdir, count, devices, *overrides, own=lambda i: [], **vari
       workdir, overrides: of the command.
       count, devices: how many processes, and devices of each.
       own: process -> overrides of its own.
+      address: where they meet; a free port of this machine if None.
       variables: of the environment.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = address or f"127.0.0.1:{free.getsockname()[1]}"
     flags = ("--xla_backend_optimization_level=0 --xla_cpu_collective_call_terminate_timeout_seconds=600 "
              f"--xla_force_host_platform_device_count={devices}")
     environment = {**os.environ, **variables, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",

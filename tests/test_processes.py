@@ -13,7 +13,7 @@ import pytest
 import tiny
 from processes import LIGHT, WHOLE, finish, losses, run, saved, start
 
-from fpgan.fleet import LOST
+from fpgan.fleet import LOST, listen
 from fpgan.training.state import init_state
 
 pytestmark = pytest.mark.slow
@@ -119,6 +119,15 @@ def test_a_bug_in_one_ends_all_and_shows_its_traceback(tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT="1 7 bug"))
     assert codes == [1, 1] and "ZeroDivisionError: one of those" in output[1] and "Traceback" not in output[0]
     assert "error: process 1 " in output[0] and "ZeroDivisionError: one of those" in output[0]
+
+
+def test_a_meeting_place_that_is_in_use_is_named(tmp_path):
+    with listen(0) as busy:
+        address = f"127.0.0.1:{busy.getsockname()[1]}"
+        first, second = start(LIGHT, tmp_path, 2, 1, *LONG, address=address)
+        codes, output = finish([first])
+        second.kill()
+    assert codes == [2] and f"process 0 cannot meet the others at {address} (Address already in use" in only_message(output)
 
 
 def test_processes_with_different_settings_are_refused(tmp_path):
