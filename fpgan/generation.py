@@ -1,20 +1,22 @@
 """Generating sets of images, in any number of processes and after any number of kills: always the same bytes.
 
 Each process makes the shards of its share, one after the other (see `fpgan.sharing`). Of a shard, batches of fixed
-size go through three stages that work at the same time: the device generates, threads encode (and write, if every image
-is a file), and this thread appends to the journal of the shard (see `fpgan.shard_files`). What is not in a journal when a
-process is killed is made again: the batches on their way, at most IN_FLIGHT of them.
+size go through stages that work at the same time: the device generates, threads encode (and write, if every image is a
+file), this thread appends to the journal of the shard (see `fpgan.shard_files`), and another one finishes the shard
+before. What is not in a journal when a process is killed is made again: the batches on their way, at most IN_FLIGHT.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from fpgan.files import is_temporary
 from fpgan.sample_sets import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
@@ -73,9 +75,8 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
     what = sample_set(model, users, fingerprints, per_user=per_user, seed=seed, container=container, encoding=encoding,
                       batch_size=batch_size, shard_size=shard_size)
     begin(folder, SETTINGS, what.settings.to_dict())
-    workers = workers or cpu_count()
-    with ThreadPoolExecutor(workers) as encoders, ThreadPoolExecutor(_GENERATING) as device:
-        work = _Work(model, folder, what, share or Share(), encoders, workers, device, progress)
+    with _threads(workers or cpu_count()) as threads:
+        work = _Work(model, folder, what, share or Share(), threads, progress)
         work.run(report or (lambda line: None))
     missing = what.settings.shards - len(finished_shards(folder, what.settings))
     if not missing:
@@ -83,13 +84,28 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
     return Outcome(work.total, work.made, what.settings.total, missing)
 
 
+class _Threads(NamedTuple):
+    """Those that generate, the `workers` that encode, and the one that finishes shards."""
+
+    device: Executor
+    encoders: Executor
+    workers: int
+    finisher: Executor
+
+
+@contextlib.contextmanager
+def _threads(workers: int) -> Iterator[_Threads]:
+    with (ThreadPoolExecutor(1) as finisher, ThreadPoolExecutor(workers) as encoders,
+          ThreadPoolExecutor(_GENERATING) as device):
+        yield _Threads(device, encoders, workers, finisher)
+
+
 class _Work:
     """What one process does for a set."""
 
-    def __init__(self, model, folder: Path, what: SampleSet, share: Share, encoders: Executor, workers: int,
-                 device: Executor, progress: Callable[[int, int], None] | None):
-        self.model, self.folder, self.what, self.settings = model, folder, what, what.settings
-        self.encoders, self.workers, self.device = encoders, workers, device
+    def __init__(self, model, folder: Path, what: SampleSet, share: Share, threads: _Threads,
+                 progress: Callable[[int, int], None] | None):
+        self.model, self.folder, self.what, self.settings, self.threads = model, folder, what, what.settings, threads
         self.shards = share.shards(self.settings.shards)
         self.total = sum(len(self.settings.samples(shard)) for shard in self.shards)
         self.done = self.made = 0
@@ -110,21 +126,25 @@ class _Work:
                 self._make(self._opened(number, taken))
 
     def _make(self, shards: Iterator[Shard]) -> None:
-        """Sends the batches of shards through the three stages."""
+        """Sends the batches of shards through the stages."""
         in_flight: deque[tuple[Shard, range, Future]] = deque()
+        finishing: deque[Future] = deque()
         begun: list[Shard] = []
         try:
             for shard in shards:
                 begun.append(shard)
                 for numbers in shard.batches():
-                    in_flight.append((shard, numbers, self.device.submit(self._generate, shard, numbers)))
+                    in_flight.append((shard, numbers, self.threads.device.submit(self._generate, shard, numbers)))
                     if len(in_flight) == IN_FLIGHT:
-                        self._write(*in_flight.popleft())
+                        self._write(*in_flight.popleft(), finishing)
             while in_flight:
-                self._write(*in_flight.popleft())
+                self._write(*in_flight.popleft(), finishing)
+            for shard_is_done in finishing:
+                shard_is_done.result()
         finally:
             for _, _, batch in in_flight:
                 batch.cancel()
+            wait(finishing)
             for shard in begun:
                 shard.release()
 
@@ -132,15 +152,17 @@ class _Work:
         """Generates a batch, and hands it to the encoding threads in slices."""
         bits, seeds = self.what.inputs(numbers)
         images = self.model.generate(bits, seeds, batch_size=self.settings.batch_size)
-        size = -(-len(images) // self.workers)
-        return [self.encoders.submit(shard.encode, numbers[start], images[start:start + size])
+        size = -(-len(images) // self.threads.workers)
+        return [self.threads.encoders.submit(shard.encode, numbers[start], images[start:start + size])
                 for start in range(0, len(images), size)]
 
-    def _write(self, shard: Shard, numbers: range, batch: Future) -> None:
-        """Waits for a batch and records it; finishes the shard if this was its last."""
+    def _write(self, shard: Shard, numbers: range, batch: Future, finishing: deque[Future]) -> None:
+        """Waits for a batch and records it; has the shard finished if this was its last."""
         shard.append([entry for encoded in batch.result() for entry in encoded.result()])
         if numbers.stop == shard.samples.stop:
-            shard.finish()
+            finishing.append(self.threads.finisher.submit(shard.finish))
+            if len(finishing) > 1:
+                finishing.popleft().result()
         self._count(len(numbers), made=len(numbers))
 
     def _claimed(self, numbers: Sequence[int], held: list[int]) -> Iterator[Shard]:
