@@ -21,7 +21,8 @@ EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
 
 
 def config(**fields):
-    return tiny.config(total_images=8 * 32, every=dict(evaluate=3, log=2, checkpoint=4), evaluation=dict(images=60), **fields)
+    every = dict(evaluate=3, log=2, checkpoint=4)
+    return tiny.config(total_images=8 * 32, every=every, evaluation=dict(images=60), **fields)
 
 
 def records(workdir):
