@@ -56,7 +56,10 @@ def finish(processes, timeout=1200):
         time.sleep(0.1)
     for process in processes:
         process.kill()
-    return [process.wait() for process in processes], [Path(process.output).read_text() for process in processes]
+    codes, output = [process.wait() for process in processes], [Path(process.output).read_text() for process in processes]
+    for process in processes:
+        os.unlink(process.output)
+    return codes, output
 
 
 def run(*args, **variables):

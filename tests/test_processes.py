@@ -34,7 +34,7 @@ def real_state(workdir, step=STEPS):
 def assert_alike(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name in ours:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, atol=2e-4, err_msg=str(name))
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=str(name))
 
 
 @pytest.mark.parametrize("count, devices, objective, resident", [(2, 4, (), "true"), (4, 2, BARE, "false")])
