@@ -70,7 +70,9 @@ def test_each_phase_exchanges_the_gradients_of_what_it_trains_and_its_scalars(re
     for name, size in expected.items():
         assert work[name]["reduced_bytes"] == size
         scalars = eight["phases"][name]["all_reduced_bytes"] - size
-        assert 0 < scalars <= 16 * 4 and scalars % 4 == 0, (name, scalars)
+        # What a regulariser does not depend on, such as the biases of the image layers, has no gradient to exchange.
+        constant = 0 if name in ("generator", "discriminator") else 64
+        assert -constant < scalars <= 16 * 4 and scalars % 4 == 0, (name, scalars)
     assert eight["all_reduced_bytes"] == pytest.approx(
         sum(phase["all_reduced_bytes"] / phase["interval"] for phase in eight["phases"].values()))
 
