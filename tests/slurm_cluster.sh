@@ -72,8 +72,8 @@ start() {
 stop() {
     export SLURM_CONF=$dir/slurm.conf
     local ids=() name
-    timeout 20 scancel --full --user root || true
-    for _ in {1..20}; do
+    timeout 20 scancel --full --signal=KILL --user root || true
+    for _ in {1..120}; do
         [[ -n $(timeout 5 squeue -h 2>/dev/null) ]] || break
         sleep 0.5
     done
