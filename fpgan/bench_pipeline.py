@@ -76,7 +76,7 @@ def _calls(model, batch: int, images: int, seed: int, encoding: str, folder: Pat
 
     def encode():
         parts = [made[start:start + part] for start in range(0, len(made), part)]
-        return sum(map(len, pool.map(ENCODERS[encoding], parts)))
+        return sum(pool.map(lambda part: sum(len(ENCODERS[encoding](image)) for image in part), parts))
 
     def whole(container):
         names = [f"user-{i}" for i in range(users)]

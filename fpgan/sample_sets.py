@@ -237,6 +237,6 @@ def _check(settings: Settings) -> None:
     for name, choices in (("container", CONTAINERS), ("encoding", ENCODINGS)):
         if getattr(settings, name) not in choices:
             raise FpganError(f"there is no {name} {getattr(settings, name)!r}; expected one of {', '.join(choices)}")
-    ENCODERS[settings.encoding](np.zeros((1, 1, 1, 3), np.uint8))  # raises what it lacks
+    ENCODERS[settings.encoding](np.zeros((1, 1, 3), np.uint8))  # raises what it lacks
     if settings.container == "array_record":
         import_array_record()

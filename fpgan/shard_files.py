@@ -101,7 +101,8 @@ class FileShard(Shard):
     def encode(self, first: int, images: np.ndarray) -> list[bytes]:
         """Encodes and writes images."""
         entries = []
-        for i, data in enumerate(ENCODERS[self.what.settings.encoding](images), start=first):
+        encoder = ENCODERS[self.what.settings.encoding]
+        for i, data in enumerate(map(encoder, images), start=first):
             path = os.path.join(self.folder, self.what.image_file(i))
             with writing(path), _opened(path) as file:
                 file.write(data)
@@ -133,7 +134,7 @@ class RecordShard(Shard):
 
     def encode(self, first: int, images: np.ndarray) -> list[bytes]:
         """Encodes images."""
-        encoded = ENCODERS[self.what.settings.encoding](images)
+        encoded = map(ENCODERS[self.what.settings.encoding], images)
         return [len(data).to_bytes(_LENGTH, "big") + hashlib.sha256(data).digest() + data for data in encoded]
 
     def _entries(self) -> Iterator[tuple[int, bytes, bytes]]:
