@@ -24,7 +24,7 @@ from fpgan.decoding import Source, attribute_rows, decode_sources, image_sources
 from fpgan.errors import FpganError
 from fpgan.files import is_temporary, remove_temporaries, write_file
 from fpgan.rows import Row, Tally, format_of, row_file, write_rows
-from fpgan.sharing import Claim, Share, begin, claim, shard_name, wait_for_claim
+from fpgan.sets.sharing import Claim, Share, begin, claim, shard_name, wait_for_claim
 
 SHARD_SIZE = 16384
 _ABOUT = "_fpgan"

@@ -14,10 +14,10 @@ from fpgan.attribution import Registry, issue, write
 from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError, missing_extra
 from fpgan.files import write_file
-from fpgan.generation import generate_set
 from fpgan.images import encode_png, grid, read_image
 from fpgan.model import Model, load
 from fpgan.rows import Row, row_file
+from fpgan.sets.generation import generate_set
 
 USERS = ("alice", "bob", "carol")
 PER_USER = 8

@@ -17,10 +17,10 @@ from jax._src import distributed  # for the key-value store that the processes s
 from jax.experimental import multihost_utils
 
 import fpgan
-from fpgan.cluster import PATIENCE, Place, find_place
 from fpgan.errors import FpganError
 from fpgan.files import reason
-from fpgan.fleet import Fleet, Hub, listen
+from fpgan.processes.cluster import PATIENCE, Place, find_place
+from fpgan.processes.fleet import Fleet, Hub, listen
 
 AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpgan import bench as bench_module
 from fpgan import model
-from fpgan.bench import Settings, bench, table
+from fpgan.benchmarks import bench as bench_module
+from fpgan.benchmarks.bench import Settings, bench, table
 from fpgan.errors import FpganError
 from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig

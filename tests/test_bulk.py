@@ -19,9 +19,9 @@ from fpgan.bulk import Question, decode_folder, is_folder
 from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError
 from fpgan.files import write_file
-from fpgan.generation import generate_set
 from fpgan.rows import Row, row_file, write_rows
-from fpgan.sharing import Share, claim
+from fpgan.sets.generation import generate_set
+from fpgan.sets.sharing import Share, claim
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 RUN = """
@@ -30,7 +30,7 @@ sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
 from fpgan.bulk import Question, decode_folder
-from fpgan.sharing import process_share
+from fpgan.sets.sharing import process_share
 decode_folder(Question(FakeModel(), issue(["alice", "bob", "carol"], 64, b"k" * 16)), [sys.argv[1]], sys.argv[2],
               format={format!r}, shard_size=8, batch_size=4, share=process_share(), sinks=[lambda row: time.sleep({delay})])
 """
@@ -108,7 +108,7 @@ def test_finished_parts_are_not_made_again_and_count_on(images, tmp_path, format
 
 def test_a_part_that_another_process_makes_is_waited_for(images, tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
-    monkeypatch.setattr("fpgan.sharing._POLL", 0.02)
+    monkeypatch.setattr("fpgan.sets.sharing._POLL", 0.02)
     decode(images, tmp_path / "straight")
     decode(images, tmp_path / "rows", share=Share(1, 2))
     held, told = claim(tmp_path / "rows" / "_fpgan" / ".00002-of-00004.claim"), []

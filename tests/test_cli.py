@@ -14,7 +14,7 @@ import fpgan
 from fpgan import cli
 from fpgan.files import write_file
 from fpgan.images import encode_png, read_image
-from fpgan.sample_sets import read_manifest
+from fpgan.sets.sample_sets import read_manifest
 
 HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
 

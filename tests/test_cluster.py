@@ -3,9 +3,9 @@
 import pytest
 from jax._src import clusters
 
-from fpgan import cluster
-from fpgan.cluster import Place, find_place
 from fpgan.errors import FpganError
+from fpgan.processes import cluster
+from fpgan.processes.cluster import Place, find_place
 
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "node[07-09]", "SLURM_NTASKS": "3", "SLURM_PROCID": "2",
          "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)"}

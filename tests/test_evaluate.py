@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fpgan.bench import random_params
+from fpgan.benchmarks.bench import random_params
 from fpgan.cli import main
 from fpgan.errors import FpganError
 from fpgan.evaluation import evaluate as evaluation

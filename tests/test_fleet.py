@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fpgan import fleet
+from fpgan.processes import fleet
 
 
 class Crew:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from fpgan import pods
-from fpgan.pods import H100, SYSTEMS, V5E, V5P, System, Work, all_reduce_seconds, predict, ring_seconds
+from fpgan.benchmarks import pods
+from fpgan.benchmarks.pods import H100, SYSTEMS, V5E, V5P, System, Work, all_reduce_seconds, predict, ring_seconds
 
 WORK = [Work("generator", 1, 4e12, 100e6), Work("r1", 16, 8e12, 48e6)]
 

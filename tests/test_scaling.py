@@ -7,11 +7,11 @@ import pytest
 import tiny
 from jax import lax
 
-from fpgan import bench as bench_module
-from fpgan import scaling
-from fpgan.bench import Settings, bench, table
+from fpgan.benchmarks import bench as bench_module
+from fpgan.benchmarks import scaling
+from fpgan.benchmarks.bench import Settings, bench, table
+from fpgan.benchmarks.scaling import all_reduced_bytes
 from fpgan.errors import FpganError
-from fpgan.scaling import all_reduced_bytes
 
 
 def compiled_text(function, *shapes):

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from fpgan import sharing
 from fpgan.errors import FpganError
-from fpgan.sharing import Share, begin, claim, process_share, wait_for_claim
+from fpgan.sets import sharing
+from fpgan.sets.sharing import Share, begin, claim, process_share, wait_for_claim
 
 
 def test_shares_are_disjoint_and_complete():

@@ -11,10 +11,10 @@ import fpgan
 from fpgan import cli
 from fpgan.attribution import issue
 from fpgan.errors import FpganError
-from fpgan.generation import generate_set
 from fpgan.images import encode_png, read_image
-from fpgan.sharing import Share
-from fpgan.verification import verify_set
+from fpgan.sets.generation import generate_set
+from fpgan.sets.sharing import Share
+from fpgan.sets.verification import verify_set
 
 USERS = issue(["alice", "bob/..", "Carol"], N_BITS, b"k" * 16)
 

@@ -59,7 +59,7 @@ def run(args) -> int:
     import shlex
     import sys
 
-    from fpgan.bench import Settings, bench, table
+    from fpgan.benchmarks.bench import Settings, bench, table
     from fpgan.model import load
 
     devices = _sizes(args.devices, "--devices") if args.devices else ()

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     import fpgan
     from fpgan.attribution.registry import instances
-    from fpgan.generation import generate_set
+    from fpgan.sets.generation import generate_set
 
     share = share_of(args)
     model = fpgan.load(args.model)

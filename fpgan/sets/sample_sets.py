@@ -1,4 +1,4 @@
-"""What a set of generated images is, and how it lies on disk; `fpgan.generation` makes one, `fpgan.verification` checks it.
+"""What a set of generated images is, and how it lies on disk; generation.py makes one, verification.py checks it.
 
 A set is a folder:
 
@@ -28,7 +28,7 @@ from fpgan.errors import FpganError
 from fpgan.files import folder_name, import_array_record, reason
 from fpgan.fingerprint import as_bits
 from fpgan.images import ENCODERS
-from fpgan.sharing import shard_name
+from fpgan.sets.sharing import shard_name
 
 CONTAINERS = ("files", "array_record")
 ENCODINGS = tuple(ENCODERS)

@@ -21,9 +21,9 @@ import numpy as np
 
 from fpgan.errors import FpganError
 from fpgan.files import import_array_record
-from fpgan.generation import generate_set
 from fpgan.images import ENCODERS
-from fpgan.sharing import cpu_count
+from fpgan.sets.generation import generate_set
+from fpgan.sets.sharing import cpu_count
 
 _PER_USER = 64
 
@@ -37,7 +37,7 @@ def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, see
       images: how many images each of the timed calls makes or encodes, rounded up to whole users of 64.
       repeats: turns; a time is the median over them.
       seed: of the fingerprints.
-      time_in_turns: `fpgan.bench.time_in_turns`.
+      time_in_turns: `fpgan.benchmarks.bench.time_in_turns`.
 
     Returns:
       {"images", "threads", "rows"}; a row for each batch size, encoding and container.

@@ -18,8 +18,8 @@ import numpy as np
 from fpgan.errors import FpganError
 from fpgan.files import import_array_record, remove_temporaries, replacing, write_file, writing
 from fpgan.images import ENCODERS
-from fpgan.sample_sets import SampleSet
-from fpgan.sharing import Claim
+from fpgan.sets.sample_sets import SampleSet
+from fpgan.sets.sharing import Claim
 
 _DIGEST = 32  # bytes of a SHA-256
 _LENGTH = 4

@@ -110,14 +110,14 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
         elif task == "decode":
             results[task] = bench_decode(network, params["decoder"], settings)
         elif task == "pipeline":
-            from fpgan import bench_pipeline
+            from fpgan.benchmarks import pipeline
 
-            results[task] = bench_pipeline.bench_pipeline(model_module.from_params(network, params, {}), settings.batches,
+            results[task] = pipeline.bench_pipeline(model_module.from_params(network, params, {}), settings.batches,
                                                           settings.images, settings.repeats, settings.seed, time_in_turns)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
         else:
-            from fpgan.scaling import bench_scaling
+            from fpgan.benchmarks.scaling import bench_scaling
 
             results[task] = bench_scaling(training, settings, predicted)
     results["provenance"] = provenance(command)
@@ -344,7 +344,7 @@ def _rows(programs: Mapping[int, Program], seconds: Mapping, ceiling: dict) -> l
 def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
     """Compiles each phase of a step on some of this host's devices: programs that pass on one state, and intervals."""
     from fpgan import parallel
-    from fpgan.scaling import all_reduced_bytes
+    from fpgan.benchmarks.scaling import all_reduced_bytes
     from fpgan.training.state import init_state
     from fpgan.training.step import phases
 
@@ -398,14 +398,14 @@ def table(results: dict) -> str:
         if task in results:
             part = results[task]
             if task == "scaling":
-                from fpgan import scaling
+                from fpgan.benchmarks import scaling
 
                 lines += ["", f"scaling: {_architecture(part['network'])}", *scaling.lines(part)]
                 continue
             if task == "pipeline":
-                from fpgan import bench_pipeline
+                from fpgan.benchmarks import pipeline
 
-                lines += ["", f"pipeline: {_architecture(results['network'])}", *bench_pipeline.lines(part)]
+                lines += ["", f"pipeline: {_architecture(results['network'])}", *pipeline.lines(part)]
                 continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"

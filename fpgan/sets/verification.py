@@ -22,8 +22,8 @@ from fpgan.errors import FpganError
 from fpgan.files import folder_name, is_temporary, reason, record_reader
 from fpgan.fingerprint import Fingerprint, matches, threshold
 from fpgan.images import read_image
-from fpgan.sample_sets import MANIFEST, SETTINGS, Settings, names_digest, read_manifest, read_settings
-from fpgan.sharing import cpu_count
+from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, names_digest, read_manifest, read_settings
+from fpgan.sets.sharing import cpu_count
 
 SHOWN = 10  # problems that are kept word by word
 
@@ -90,7 +90,7 @@ def verify_set(folder: str | os.PathLike, model=None, *, decode: int = 0, seed: 
     """Checks a sample set.
 
     Args:
-      folder: what `fpgan.generation.generate_set` wrote.
+      folder: what `fpgan.sets.generation.generate_set` wrote.
       model: the Model that made it, if images are to be decoded.
       decode: how many images to decode, drawn at random.
       seed: of the drawing; another one each time without it.

@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (fpgan/pods.py).
+"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (pods.py).
 
 Measured: the same global batch on 1, 2, 4 ... devices, timed in turns, with the bytes that the compiled programs all-reduce.
 Virtual devices of one CPU share its cores, so that they show what sharing costs, never what it gains.
@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from fpgan import parallel
+from fpgan.benchmarks.pods import SYSTEMS, Work, predict
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.pods import SYSTEMS, Work, predict
 
 # An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
 # asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
@@ -82,7 +82,7 @@ def _check(config, batch: int, counts: Sequence[int]) -> None:
 
 def _measure(config, batch: int, counts: Sequence[int], settings) -> list[dict]:
     """Compiles and times the phases on each number of devices; the time of a step is that of its phases by interval."""
-    from fpgan.bench import compile_training, time_in_turns
+    from fpgan.benchmarks.bench import compile_training, time_in_turns
 
     config = config.copy_and_resolve_references()
     config.batch_size, config.curriculum.bits_first = batch, False
@@ -105,7 +105,7 @@ def _measure(config, batch: int, counts: Sequence[int], settings) -> list[dict]:
 
 
 def predict_all(config, device_batch: int, utilization: float) -> dict:
-    """Predicts a step on every system of fpgan.pods, each device with `device_batch` images.
+    """Predicts a step on every system of fpgan.benchmarks.pods, each device with `device_batch` images.
 
     Returns:
       {"rows", "work": the phases, "device_batch", "utilization", "network"}.
