@@ -38,20 +38,20 @@ class Question:
       model: the Model that decodes them.
       registry: the users to compare with; None if only the bits are asked for.
       false_positive_rate: see `fpgan.attribution.attribute`.
-      confidence_threshold: see there.
+      evenness_threshold: see there.
     """
 
     model: object
     registry: Registry | None = None
     false_positive_rate: float = 1e-6
-    confidence_threshold: float | None = None
+    evenness_threshold: float | None = None
 
     def rows(self, sources: Iterable[Source], batch_size: int, workers: int) -> Iterator[Row]:
         """Answers for each image."""
         rows = decode_sources(self.model, sources, batch_size=batch_size, workers=workers)
         if self.registry is None:
             return rows
-        return attribute_rows(rows, self.registry, self.false_positive_rate, self.confidence_threshold)
+        return attribute_rows(rows, self.registry, self.false_positive_rate, self.evenness_threshold)
 
     def settings(self) -> dict:
         """All of it that decides the answers, as plain values."""
@@ -61,7 +61,7 @@ class Question:
         users = hashlib.sha256("\n".join(self.registry.users).encode() + b"\0" + self.registry.packed.tobytes())
         return settings | {"users": len(self.registry), "registry_sha256": users.hexdigest(),
                            "false_positive_rate": self.false_positive_rate,
-                           "confidence_threshold": self.confidence_threshold}
+                           "evenness_threshold": self.evenness_threshold}
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,13 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
 
 
 def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate: float = 1e-6,
-                   confidence_threshold: float | None = None) -> Iterator[Row]:
+                   evenness_threshold: float | None = None) -> Iterator[Row]:
     """Adds to each row the verdict of `fpgan.attribution.attribute`; rows that could not be read get none."""
     rows = iter(rows)
     while group := list(itertools.islice(rows, _ROWS_AT_ONCE)):
         known = [row for row in group if row.logits is not None]
         logits = np.reshape([row.logits for row in known], (len(known), registry.n_bits))  # [K, n]
-        verdicts = iter(attribute(logits, registry, false_positive_rate, confidence_threshold))
+        verdicts = iter(attribute(logits, registry, false_positive_rate, evenness_threshold))
         for row in group:
             yield row if row.logits is None else replace(row, verdict=next(verdicts))
 

@@ -75,7 +75,7 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
            "now reading them back\n")
     rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
-                               model.info.get("confidence_threshold")))
+                               model.info.get("evenness_threshold")))
     with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write_row:
         for row in rows:
             write_row(row)

@@ -16,7 +16,7 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from fpgan.attribution.verdict import Verdict
+from fpgan.attribution.verdict import Verdict, evenness
 from fpgan.errors import FpganError, missing_extra
 from fpgan.files import replacing, writing
 
@@ -54,9 +54,9 @@ class Row:
         return float(np.abs(np.tanh(self.logits.astype(np.float64) / 2)).mean())
 
     @property
-    def mean_abs_logit(self) -> float:
-        """The mean absolute logit, which the model's `confidence_threshold` is about."""
-        return float(np.abs(self.logits.astype(np.float64)).mean())
+    def evenness(self) -> float:
+        """How alike the logits' magnitudes are (`fpgan.attribution.evenness`), for a model's `evenness_threshold`."""
+        return float(evenness(self.logits))
 
     def columns(self, with_verdict: bool) -> dict:
         """The row as plain values, None where nothing is known."""
@@ -66,7 +66,7 @@ class Row:
         return {"file": self.file} | (whose if with_verdict else {}) | {
             "fingerprint": self.fingerprint if known else None,
             "confidence": round(self.confidence, 4) if known else None,
-            "mean_abs_logit": round(self.mean_abs_logit, 4) if known else None,
+            "evenness": round(self.evenness, 4) if known else None,
             "resized": self.resized, "error": self.error}
 
 
@@ -186,7 +186,7 @@ def _parquet_writer(file: BinaryIO, with_verdict: bool) -> Iterator[Callable[[Ro
     """Yields a function that writes a row to a Parquet file, in groups of rows."""
     arrow, parquet = import_pyarrow()
     kinds = {"matches": arrow.int32(), "log10_p": arrow.float64(), "confidence": arrow.float64(),
-             "mean_abs_logit": arrow.float64(), "resized": arrow.bool_()}
+             "evenness": arrow.float64(), "resized": arrow.bool_()}
     schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in Row("").columns(with_verdict)])
     rows: list[dict] = []
 

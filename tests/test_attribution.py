@@ -158,8 +158,9 @@ def test_verdicts_with_and_without_a_calibrated_confidence():
     signs[1, :37] *= -1  # 91 of 128 match: too few for one user, and so for two
     signs[2, :30] *= -1  # 98 of 128
     signs[3] = np.where(np.arange(128) % 2, 1, -1)
-    logits = signs * np.array([3, 3, 3, 0.5])[:, None]
-    alone, sure = attribute(logits, registry), attribute(logits, registry, confidence_threshold=2.0)
+    logits = signs * 3
+    logits[3, ::2] /= 100
+    alone, sure = attribute(logits, registry), attribute(logits, registry, evenness_threshold=0.9)
     assert [v.kind for v in alone] == [ATTRIBUTED, NOBODY, ATTRIBUTED, NOBODY]
     assert [v.kind for v in sure] == [ATTRIBUTED, UNREGISTERED, ATTRIBUTED, NOT_OURS]
     assert [v.user for v in sure] == ["bob", None, "alice", None] and str(sure[0]) == "user bob"
@@ -167,7 +168,7 @@ def test_verdicts_with_and_without_a_calibrated_confidence():
     assert sure[0].fingerprint == registry.fingerprint("bob").hex
     assert sure[2].log10_p == pytest.approx(float(log10_p_value(98, 128)) + math.log10(2))
     assert sure[3].log10_p <= 0
-    assert attribute(logits > 0, registry, confidence_threshold=2.0) == alone  # bits alone have no confidence
+    assert attribute(logits > 0, registry, evenness_threshold=0.9) == alone  # bits alone have no evenness
 
 
 def test_attribution_begins_exactly_at_the_threshold():

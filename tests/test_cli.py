@@ -21,7 +21,7 @@ HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
 
 @pytest.fixture
 def model(monkeypatch):
-    model = FakeModel({"confidence_threshold": 2.0})
+    model = FakeModel({"evenness_threshold": 0.95})
     monkeypatch.setitem(fpgan.__dict__, "load", lambda name: model)
     return model
 
@@ -178,7 +178,7 @@ def test_attribute_without_a_calibrated_confidence_says_so(samples, tmp_path, mo
     write_file(tmp_path / "photo.png", encode_png(np.full((16, 16, 3), 121, np.uint8)))
     assert cli.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0
     shown = capsys.readouterr().out
-    assert "no calibrated confidence" in shown and "not ours" not in shown and "nobody registered: 1" in shown
+    assert "no calibrated threshold" in shown and "not ours" not in shown and "nobody registered: 1" in shown
 
 
 def test_a_users_file_may_be_a_registry(samples, tmp_path, capsys):

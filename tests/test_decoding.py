@@ -50,7 +50,8 @@ def test_confidence_is_as_documented():
     logits = np.array([0.0, 1.5, -3.0, 40.0] * 4, np.float32)
     plain = sum(abs(2 / (1 + math.exp(-x)) - 1) for x in logits.tolist()) / 16
     assert Row("x", logits).confidence == pytest.approx(plain, rel=1e-6)
-    assert Row("x", logits).mean_abs_logit == pytest.approx(44.5 / 4)
+    assert Row("x", logits).evenness == pytest.approx(44.5 / 4 / math.sqrt((1.5**2 + 3**2 + 40**2) / 4))
+    assert Row("x", np.array([2.0, -2.0] * 4)).evenness == 1 and Row("x", np.zeros(8)).evenness == 0
     assert Row("x", logits).fingerprint == "5555"
 
 

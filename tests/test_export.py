@@ -14,33 +14,33 @@ from fpgan.training.step import Phase
 
 
 class Reader:
-    """A stand-in for a model that reads a share of its bits right, and is as sure as told."""
+    """A stand-in for a model that reads a share of its bits right, and gives a share of its logits any magnitude."""
 
     n_bits = 64
 
-    def __init__(self, accuracy, own_sureness):
-        self.accuracy, self.own_sureness = accuracy, own_sureness
+    def __init__(self, accuracy, share):
+        self.accuracy, self.share = accuracy, share
 
     def generate(self, bits, seeds):
         rng = np.random.default_rng(0)
-        self._logits = np.where((bits > 0) == (rng.random(bits.shape) < self.accuracy), 1.0, -1.0)
+        self._logits = np.where((bits > 0) == (rng.random(bits.shape) < self.accuracy), 5.0, -5.0)
         return "own"
 
     def decode(self, images):
-        sureness = np.random.default_rng(1).uniform(0.99, 1.01, (512, 1))
-        if isinstance(images, str):
-            return self._logits * self.own_sureness * sureness
-        return np.ones((512, 64)) * sureness
+        own = isinstance(images, str)
+        logits = self._logits.copy() if own else np.full((512, 64), 9.0)
+        logits[:, int(64 * (self.share if own else 0.5)):] *= 1e-6
+        return logits
 
 
-@pytest.mark.parametrize("accuracy, sureness, expected", [
-    (0.99, 5.0, 3.0),  # between 1 and 5
-    (0.80, 1.5, 1.25),
-    (0.50, 5.0, None),  # sure of what is wrong
-    (0.99, 1.0, None),  # as sure of training images as of its own
+@pytest.mark.parametrize("accuracy, share, expected", [
+    (0.99, 1.0, (1 + 0.5**0.5) / 2),  # between sqrt(1/2) of the training images, large logits as they are, and 1
+    (0.80, 0.75, (0.75**0.5 + 0.5**0.5) / 2),
+    (0.50, 1.0, None),  # even in what is wrong
+    (0.99, 0.4, None),  # as even on training images as on its own
 ])
-def test_a_threshold_needs_bits_that_are_read_and_confidence_that_differs(accuracy, sureness, expected):
-    found = exporting.confidence_threshold(Reader(accuracy, sureness), tiny.config())
+def test_a_threshold_needs_bits_that_are_read_and_evenness_that_differs(accuracy, share, expected):
+    found = exporting.evenness_threshold(Reader(accuracy, share), tiny.config())
     assert found == (expected and pytest.approx(expected, rel=0.02))
 
 
@@ -52,7 +52,7 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     config = tiny.config(objective=dict(fingerprint=0.0, consistency=0.0), total_images=64)
     state = loop.train(config, tmp_path / "run")
     model = exporting.export(tmp_path / "run", tmp_path / "model")
-    assert "confidence_threshold" not in model.info
+    assert "evenness_threshold" not in model.info
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, model.params), dict(state.ema))
     command = ["evaluate", "--model", str(tmp_path / "model"), "--count", "40", "--users", "100", "--out",
                str(tmp_path / "metrics.json")]

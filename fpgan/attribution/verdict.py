@@ -56,7 +56,7 @@ class Verdict:
 
 
 def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
-              confidence_threshold: float | None = None) -> list[Verdict]:
+              evenness_threshold: float | None = None) -> list[Verdict]:
     """Says for each image whose instance made it.
 
     Args:
@@ -65,8 +65,8 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
       registry: the users to compare with, at least one.
       false_positive_rate: the largest tolerated probability that an image which none of the users' instances
         made is attributed to one of them.
-      confidence_threshold: mean absolute logit from which on an unattributed image counts as fingerprinted
-        (the model's `info["confidence_threshold"]`); without it, or with bits, that question stays open.
+      evenness_threshold: evenness of the logits from which on an unattributed image counts as fingerprinted
+        (the model's `info["evenness_threshold"]`); without it, or with bits, that question stays open.
 
     Returns:
       M verdicts.
@@ -84,7 +84,7 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     needed = threshold(registry.n_bits, false_positive_rate, len(registry))
     places, counts = registry.best_matches(bits)
     log10_p = np.minimum(log10_p_value(counts, registry.n_bits) + math.log10(len(registry)), 0)
-    below = _kinds_below(outputs if is_logits else None, confidence_threshold, len(bits))
+    below = _kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
     digits = -(-registry.n_bits // 4)
     verdicts = []
     for i, packed in enumerate(np.packbits(bits, axis=1)):
@@ -95,23 +95,34 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     return verdicts
 
 
-def explain(registry: Registry, false_positive_rate: float, confidence_threshold: float | None) -> str:
+def evenness(logits) -> np.ndarray:
+    """How alike the magnitudes of an image's logits are: their mean over their root mean square, [..., n_bits] -> [...].
+
+    A fingerprinted image gives logits of two values, +a and -a, and so nearly 1. Another image gives a bell curve around 0,
+    and so nearly sqrt(2/pi) = 0.80, however large its logits are: sharp edges make them large as well.
+    """
+    magnitudes = np.abs(np.asarray(logits, np.float64))
+    power = np.mean(np.square(magnitudes), axis=-1)
+    return np.mean(magnitudes, axis=-1) / np.sqrt(np.where(power > 0, power, 1))
+
+
+def explain(registry: Registry, false_positive_rate: float, evenness_threshold: float | None) -> str:
     """Says in a few lines what the verdicts of `attribute` with these arguments mean."""
     n_bits, users = registry.n_bits, len(registry)
     needed = threshold(n_bits, false_positive_rate, users)
     attributed = (f"user: {needed} or more of {n_bits} bits match; by chance with probability {false_positive_rate:g} "
                   f"per image at most, over {users} registered user{'s' * (users != 1)}")
-    if confidence_threshold is None:
-        return attributed + (f"\n{NOBODY}: fewer match; this model has no calibrated confidence, so it stays "
+    if evenness_threshold is None:
+        return attributed + (f"\n{NOBODY}: fewer match; this model has no calibrated threshold, so it stays "
                              "open whether the image carries a fingerprint")
-    return attributed + (f"\n{UNREGISTERED}: fewer match, but the decoder is as sure as on its own model's "
-                         f"images (mean |logit| of {confidence_threshold:.3g} or more: empirical, no p-value)"
+    return attributed + (f"\n{UNREGISTERED}: fewer match, but the logits are as even as on its own model's "
+                         f"images (evenness of {evenness_threshold:.3g} or more: empirical, no p-value)"
                          f"\n{NOT_OURS}: neither, so far as the bits can tell")
 
 
-def _kinds_below(logits: np.ndarray | None, confidence_threshold: float | None, count: int) -> list[str]:
+def _kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, count: int) -> list[str]:
     """Names the verdicts for images that match nobody well enough."""
-    if logits is None or confidence_threshold is None:
+    if logits is None or evenness_threshold is None:
         return [NOBODY] * count
-    sure = np.abs(logits.astype(np.float32)).mean(axis=-1) >= confidence_threshold  # [M]
+    sure = evenness(logits) >= evenness_threshold  # [M]
     return [UNREGISTERED if each else NOT_OURS for each in np.atleast_1d(sure)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from fpgan.attribution.verdict import evenness
 from fpgan.errors import FpganError
 from fpgan.model import Model, from_params, load, save_model
 from fpgan.networks.config import NetworkConfig
@@ -14,7 +15,7 @@ from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.monitor import exported_params
 from fpgan.training.state import init_state
 
-LEAST_ACCURACY = 0.75  # of a decoder whose confidence means anything: halfway between chance and certainty
+LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32") -> Model:
@@ -40,8 +41,8 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     checkpoints.close()
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = exported_params(config, state)
-    threshold = confidence_threshold(from_params(network, params, info), config)
-    info |= {} if threshold is None else {"confidence_threshold": threshold}
+    threshold = evenness_threshold(from_params(network, params, info), config)
+    info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
     return load(Path(out).absolute())
 
@@ -72,10 +73,10 @@ def training_info(workdir: str | Path, config, step: int) -> dict:
             "data_size": data["size"], "licence": data["licence"]}
 
 
-def confidence_threshold(model: Model, config, count: int = 512) -> float | None:
-    """A mean absolute logit that tells the model's own images from its training images.
+def evenness_threshold(model: Model, config, count: int = 512) -> float | None:
+    """An evenness of logits that tells the model's own images from its training images.
 
-    It is empirical, and says only how sure the decoder is; the p-value of an attribution does not depend on it.
+    It is empirical; the p-value of an attribution does not depend on it.
 
     Args:
       model: the model.
@@ -98,8 +99,8 @@ def confidence_threshold(model: Model, config, count: int = 512) -> float | None
     own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
     others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])
     logits = model.decode(own)
-    low = np.percentile(np.abs(logits).mean(axis=1), 1)
-    high = np.percentile(np.abs(model.decode(others)).mean(axis=1), 99)
+    low = np.percentile(evenness(logits), 1)
+    high = np.percentile(evenness(model.decode(others)), 99)
     if np.mean((logits > 0) == bits) < LEAST_ACCURACY or low <= high:
         return None
     return float((low + high) / 2)

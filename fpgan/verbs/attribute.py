@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     model = fpgan.load(args.model)
     named = args.user + (read_users(args.users) if args.users else [])
     registry = open_registry(model.n_bits, args.registry, args.key_file, named)
-    sure = model.info.get("confidence_threshold")
+    sure = model.info.get("evenness_threshold")
     meaning = explain(registry, args.fpr, sure)
     if is_folder(args.out):
         tally = decode_into_folder("attribute", Question(model, registry, args.fpr, sure), args)

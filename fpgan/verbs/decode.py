@@ -13,7 +13,7 @@ example: read the fingerprints of all images below a folder
   fpgan decode samples --out bits.csv
 
 writes a line per image: file, fingerprint (hexadecimal digits), confidence (the mean of
-|2 sigmoid(logit) - 1| over the bits, 0 to 1), mean_abs_logit, resized, error. The decoder reads
+|2 sigmoid(logit) - 1| over the bits, 0 to 1), evenness, resized, error. The decoder reads
 bits from any image, whoever made it: whether they mean anything is what `fpgan attribute`
 is for.
 
