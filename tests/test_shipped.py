@@ -36,7 +36,7 @@ def test_bits_are_read_as_well_as_the_card_says(model, logits):
     bits, read = logits
     accuracy = ((read > 0) == bits).mean()
     card = model.info["metrics"]["bit_accuracy"]["png"]["value"]
-    assert card > 0.85 and accuracy > card - 0.01
+    assert card > 0.999 and accuracy > 0.998
 
 
 def test_every_image_finds_its_user_among_many(model, logits):
@@ -46,7 +46,7 @@ def test_every_image_finds_its_user_among_many(model, logits):
     everybody = from_fingerprints([*registry.users, *makers], np.concatenate([registry.bits, bits]))
     verdicts = attribute(read, everybody)
     right = np.mean([v.user == f"maker{i}" for i, v in enumerate(verdicts)])
-    assert right > 0.95
+    assert right == 1
     assert not any(v.user and v.user != f"maker{i}" for i, v in enumerate(verdicts))
 
 
@@ -74,7 +74,7 @@ def test_the_demo_attributes_its_images_and_no_others(tmp_path):
     rows = run_demo(tmp_path / "demo", "robohash32", 1e-6, lines.append)
     owners = [row.file.split("/")[-2] for row in rows]
     attributed = [row.verdict.user == owner for row, owner in zip(rows, owners, strict=True) if owner != "not_ours"]
-    assert len(attributed) == 24 and np.mean(attributed) > 0.9
+    assert len(attributed) == 24 and all(attributed)
     assert not any(row.verdict.user for row, owner in zip(rows, owners, strict=True) if owner == "not_ours")
     table = "\n".join(summarise(rows, tmp_path / "demo"))
     assert all(name in table for name in ("alice", "bob", "carol", "photos", "training images"))
