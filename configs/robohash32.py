@@ -3,9 +3,10 @@ r"""RoboHash cats at 32x32 with 128 bits, on two CPU cores.
     fpgan train --config configs/robohash32.py --workdir runs/robohash32
     fpgan export --workdir runs/robohash32 --out models/robohash32
 
-The model that ships: 93 minutes on two CPU cores that another run shared. Reached: bit accuracy 0.9997 on 8-bit PNG images, 99.99%
-of them attributed to the right one of a million users, none wrongly, 30.3 dB PSNR between two fingerprints at one latent
-(fpgan/models/robohash32/README.md). docs/training.md says what was tried, and what the same run gives without fingerprints.
+The model that ships: 93 minutes on two CPU cores that another run shared. Reached: bit accuracy 0.9997 on 8-bit PNG images,
+99.99% of them attributed to the right one of a million users, none wrongly, 30.3 dB PSNR between two fingerprints at one
+latent (fpgan/models/robohash32/README.md). docs/training.md says what was tried, and what the same run gives without
+fingerprints.
 """
 
 from fpgan.training.config import default
