@@ -72,7 +72,9 @@ def test_a_resumed_run_measures_the_same(watched, tmp_path, monkeypatch):
 def test_measuring_may_be_switched_on_in_a_used_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.StopFlag, "agreed", lambda self, step: step == 1)
     loop.train(tiny.config(total_images=8 * 32), tmp_path)
+    assert not measured(tmp_path)
     loop.train(config(), tmp_path)  # no complaint about a changed config
+    assert measured(tmp_path)
 
 
 @pytest.mark.parametrize("ema_decoder", [True, False])
