@@ -7,25 +7,23 @@ Channels min(4096 / 2^(k-1), 256), bfloat16 convolutions, the whole data set on 
 Not run here: there was no GPU. configs/robohash32.py is the same recipe on a CPU.
 """
 
-from fpgan.training.config import default
+from pathlib import Path
+
+from fpgan.training.config import load
 
 
 def get_config():
     """The recipe of robohash32 with ten times the channels."""
-    config = default()
+    config = load(Path(__file__).with_name("robohash32.py"))
     config.name = "robohash64"
-    config.data.update(dict(name="robohash_cats", resolution=64, count=100_000))
-    config.network.update(dict(
-        resolution=64, latent_size=128, style_size=512, channel_base=4096, channel_max=256, decoder_features=512,
-        decoder_linear=True, mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned",
-        compute_dtype="bfloat16"))
-    config.objective.update(dict(
-        fingerprint=5.0, consistency=100.0, coarse_consistency=40.0, quantize=True, out_of_range=1.0,
-        discriminator_noise=0.02, r1_gamma=4.0, path_length=0.0))
-    config.curriculum.update(dict(bits_first=True, start_accuracy=0.98, hold_accuracy=0.97, latent_images=50_000,
-                                  ramp_images=100_000))
-    config.optimizer.update(dict(decay_images=700_000))
+    config.data.update(dict(resolution=64, count=100_000))
+    config.network.update(dict(resolution=64, latent_size=128, style_size=512, channel_base=4096, channel_max=256,
+                               compute_dtype="bfloat16"))
+    config.objective.r1_gamma = 4.0
+    config.curriculum.update(dict(latent_images=50_000, ramp_images=100_000))
+    config.optimizer.decay_images = 700_000
     config.batch_size = 64
     config.total_images = 3_500_000
-    config.every.update(dict(log=100, checkpoint=2_000, grid=2_000))
+    config.every.update(dict(log=100, checkpoint=2_000, grid=2_000, evaluate=2_000))
+    config.keep.every = 0
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 from fpgan.errors import FpganError, missing_extra
 
@@ -97,13 +99,36 @@ def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")
     with file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FpganError(f"{Path(path).parent}: another process is at work here; wait for it or "
-                             "choose another folder") from error
+        if not lock(file, wait):
+            raise FpganError(f"{Path(path).parent}: another process is at work here; wait for it or choose another folder")
         yield
+
+
+def lock(file: IO, wait: bool = False) -> bool:
+    """Locks an open file (flock) until it is closed, by whatever.
+
+    Args:
+      file: open for writing.
+      wait: wait for another holder.
+
+    Returns:
+      Whether the lock is held; without `wait` False while another process has it.
+
+    Raises:
+      FpganError: this file system has no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise FpganError(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
+                             "another folder (on Lustre, the mount option flock)") from error
+        raise
+    return True
 
 
 def create_file(path: str | os.PathLike, data: bytes) -> bool:

@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jax
@@ -30,11 +30,12 @@ def pmap(function, **options):
     return jax.pmap(function, axis_name=AXIS, donate_argnums=0, **options)
 
 
-def replicate(tree):
-    """Puts a copy of every array on every local device: [...] -> [local devices, ...]."""
-    count = jax.local_device_count()
+def replicate(tree, devices: Sequence | None = None):
+    """Puts a copy of every array on every local device, or on some of them: [...] -> [devices, ...]."""
+    devices = devices or jax.local_devices()
     # NumPy's broadcasting is a view: no device ever holds more than its own copy.
-    return jax.pmap(lambda x: x)(jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree))
+    stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(devices), *np.shape(x))), tree)
+    return jax.pmap(lambda x: x, devices=devices)(stacked)
 
 
 def unreplicate(tree):

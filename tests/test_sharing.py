@@ -75,14 +75,14 @@ def test_a_claim_ends_with_its_process(tmp_path):
 
 
 def test_a_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_claim(tmp_path, monkeypatch):
-    plain, removed = sharing._lock, []
+    plain, removed = sharing.lock, []
 
     def lock(file):
         if not removed:  # the holder is done between our opening and our locking
             removed.append(os.unlink(file.name))
         return plain(file)
 
-    monkeypatch.setattr(sharing, "_lock", lock)
+    monkeypatch.setattr(sharing, "lock", lock)
     taken = claim(tmp_path / "x")
     assert os.path.samestat(os.fstat(taken.file.fileno()), os.stat(tmp_path / "x"))
     taken.remove()

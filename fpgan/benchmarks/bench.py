@@ -112,8 +112,9 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
         elif task == "pipeline":
             from fpgan.benchmarks import pipeline
 
-            results[task] = pipeline.bench_pipeline(model_module.from_params(network, params, {}), settings.batches,
-                                                          settings.images, settings.repeats, settings.seed, time_in_turns)
+            model = model_module.from_params(network, params, {})
+            results[task] = pipeline.bench_pipeline(model, settings.batches, settings.images, settings.repeats,
+                                                    settings.seed, time_in_turns)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
         else:
@@ -349,8 +350,7 @@ def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Pr
     from fpgan.training.step import phases
 
     network, count = NetworkConfig.from_dict(config.network.to_dict()), len(devices)
-    state = jax.pmap(lambda x: x, devices=devices)(jax.tree.map(
-        lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), init_state(config, network)))
+    state = parallel.replicate(init_state(config, network), devices)
     shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
     images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     programs, intervals, states = {}, {}, [state]

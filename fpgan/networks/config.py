@@ -31,6 +31,8 @@ class NetworkConfig:
         correlation detector of spread-spectrum watermarks (Cox et al. 1997). The trunk low-passes and halves the
         image before it reads much; the linear part sees every frequency. It has resolution^2 * channels * fingerprint_bits
         parameters.
+      decoder_linear_gain: factor on the filtered image, and so on the speed at which the linear reading learns. 8 brings
+        what the filter leaves near unit variance.
       discriminator_channel_base, discriminator_channel_max: the same for the discriminator; 0 likewise.
       mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
       mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.
@@ -59,6 +61,7 @@ class NetworkConfig:
     decoder_channel_max: int = 0
     decoder_features: int = 0
     decoder_linear: bool = False
+    decoder_linear_gain: float = 8.0
     discriminator_channel_base: int = 0
     discriminator_channel_max: int = 0
     mapping_layers: int = 8

@@ -16,10 +16,11 @@ class Correlation(nn.Module):
 
     Attributes:
       features: number of patterns.
+      gain: factor on the filtered image.
     """
 
     features: int
-    gain: float = 8.0  # brings what the filter leaves of an image near unit variance
+    gain: float
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -49,5 +50,6 @@ class Decoder(nn.Module):
         x = Dense(features=c.latent_size + c.fingerprint_bits, name="output")(x)
         latents, logits = x[:, :c.latent_size], x[:, c.latent_size:]
         if c.decoder_linear:
-            logits = logits + Correlation(features=c.fingerprint_bits, name="linear")(images.astype(jnp.float32))
+            correlation = Correlation(features=c.fingerprint_bits, gain=c.decoder_linear_gain, name="linear")
+            logits = logits + correlation(images.astype(jnp.float32))
         return logits, latents

@@ -7,7 +7,6 @@ of two jobs at once, say of an old one that was not stopped and of a new one wit
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -17,12 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.files import create_file, reason, writing
-
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks: there, two processes with the same shards are the user's care
-    fcntl = None
+from fpgan.files import create_file, lock, reason, writing
 
 _GIVEN, _SLURM = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 _POLL = 1.0  # seconds between looks at a shard that another process holds
@@ -143,7 +137,7 @@ def claim(path: str | os.PathLike) -> Claim | None:
             taken_over = path.exists()
             file = open(path, "a+b", buffering=0)
             try:
-                if not _lock(file):
+                if not lock(file):
                     file.close()
                     return None
                 # Between opening and locking, the holder may have finished and removed the file.
@@ -174,22 +168,6 @@ def shard_name(number: int, total: int) -> str:
 def cpu_count() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Locks a file without waiting; whether that worked."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise FpganError(f"{file.name}: this file system has no locks, which keep two processes from one shard; choose "
-                             "another folder (on Lustre, the mount option flock)") from error
-        raise
-    return True
 
 
 def _checked(index, count, told: str) -> Share:

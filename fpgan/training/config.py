@@ -29,7 +29,7 @@ def default() -> ml_collections.ConfigDict:
         network=dict(
             resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
             channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
-            decoder_linear=False, discriminator_channel_base=0, discriminator_channel_max=0,
+            decoder_linear=False, decoder_linear_gain=8.0, discriminator_channel_base=0, discriminator_channel_max=0,
             mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", modulated_min=0, modulated_max=0,
             noise="random", minibatch_stddev_group=4, minibatch_stddev_order="contiguous", label_size=0,
             compute_dtype="float32"),
