@@ -349,7 +349,10 @@ def _params_bytes(params: dict, networks: tuple[str, ...] = NETWORKS) -> bytes:
 
 
 def _hash(config: NetworkConfig, content: bytes) -> str:
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    # The fields that are not the defaults: a field that a later version adds changes no hash.
+    default = NetworkConfig().to_dict()
+    fields = {key: value for key, value in config.to_dict().items() if value != default[key]}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     digest.update(content)
     return digest.hexdigest()[:16]
 

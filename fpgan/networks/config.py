@@ -37,6 +37,8 @@ class NetworkConfig:
       mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
       mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.
       bit_coding: "zero_one" (the paper) or "plus_minus_one": how bits enter the mapping.
+      fingerprint_strength: the size at which "plus_minus_one" bits enter the mapping: how strongly the fingerprint marks the
+        image. Trained at 1; export may turn it down.
       modulated_min, modulated_max: the resolutions between which the fingerprint modulates the convolutions
         (0: no limit). Outside them the convolutions are plain.
       noise: what is added to the feature maps: "random" per sample (the paper, in training), "fixed" stored
@@ -67,6 +69,7 @@ class NetworkConfig:
     mapping_layers: int = 8
     mapping_lr_multiplier: float = 0.01
     bit_coding: str = "zero_one"
+    fingerprint_strength: float = 1.0
     modulated_min: int = 0
     modulated_max: int = 0
     noise: str = "random"
@@ -83,6 +86,9 @@ class NetworkConfig:
         for name, allowed in (("bit_coding", BIT_CODINGS), ("noise", NOISE_KINDS),
                               ("minibatch_stddev_order", GROUP_ORDERS), ("compute_dtype", COMPUTE_DTYPES)):
             _require(getattr(self, name) in allowed, name, getattr(self, name), "one of " + ", ".join(allowed))
+        _require(self.fingerprint_strength > 0, "fingerprint_strength", self.fingerprint_strength, "more than 0")
+        _require(self.fingerprint_strength == 1 or self.bit_coding == "plus_minus_one", "fingerprint_strength",
+                 self.fingerprint_strength, "1, since network.bit_coding is not 'plus_minus_one'")
 
     @property
     def resolutions(self) -> tuple[int, ...]:

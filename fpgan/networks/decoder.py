@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.discriminator import Trunk
@@ -12,20 +13,17 @@ from fpgan.networks.layers import Dense, blur
 
 
 class Correlation(nn.Module):
-    """Correlates the high-pass filtered image with one learned pattern per bit (Cox et al. 1997).
+    """Correlates an image's details with one learned pattern per bit (Cox et al. 1997).
 
     Attributes:
       features: number of patterns.
-      gain: factor on the filtered image.
     """
 
     features: int
-    gain: float
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """[N, H, W, C] -> [N, features]; 0 at the start of training."""
-        details = (self.gain * (images - blur(images))).reshape(images.shape[0], -1)
+    def __call__(self, details: jax.Array) -> jax.Array:
+        """[N, D] -> [N, features]; 0 at the start of training."""
         patterns = self.param("patterns", nn.initializers.zeros, (details.shape[1], self.features))
         return details @ (patterns / math.sqrt(details.shape[1])).astype(details.dtype)
 
@@ -35,7 +33,14 @@ class Decoder(nn.Module):
 
     config: NetworkConfig
 
-    @nn.compact
+    def setup(self):
+        """Makes the parts."""
+        c = self.config
+        self.trunk = Trunk(c, "decoder", stddev=False, features=c.decoder_features)
+        self.output = Dense(features=c.latent_size + c.fingerprint_bits)
+        if c.decoder_linear:
+            self.linear = Correlation(features=c.fingerprint_bits)
+
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Decodes images.
 
@@ -46,10 +51,41 @@ class Decoder(nn.Module):
           Fingerprint logits [N, fingerprint_bits], positive for a 1, and the latent estimate [N, latent_size].
         """
         c = self.config
-        x = Trunk(c, "decoder", stddev=False, features=c.decoder_features, name="trunk")(images)
-        x = Dense(features=c.latent_size + c.fingerprint_bits, name="output")(x)
+        hidden, details = self.features(images)
+        x = self.output(hidden)
         latents, logits = x[:, :c.latent_size], x[:, c.latent_size:]
         if c.decoder_linear:
-            correlation = Correlation(features=c.fingerprint_bits, gain=c.decoder_linear_gain, name="linear")
-            logits = logits + correlation(images.astype(jnp.float32))
+            logits = logits + self.linear(details)
         return logits, latents
+
+    def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the logits are linear in: the trunk's output [N, F], and the high-pass filtered image [N, D] (or D = 0)."""
+        c, n = self.config, images.shape[0]
+        if not c.decoder_linear:
+            return self.trunk(images), jnp.zeros((n, 0))
+        images = images.astype(jnp.float32)
+        details = c.decoder_linear_gain * (images - blur(images))
+        return self.trunk(images), details.reshape(n, -1)
+
+
+def with_reading(config: NetworkConfig, params: dict, weights: np.ndarray) -> dict:
+    """Puts another linear reading of the features into a decoder.
+
+    Args:
+      config: the architecture.
+      params: the decoder's parameters; they are not changed.
+      weights: [F + D + 1, fingerprint_bits]: logits = [hidden, details, 1] @ weights.
+
+    Returns:
+      New parameters, float32; the trunk and the latent estimate are the old ones.
+    """
+    old = params["output"]["weight"]
+    hidden, details, bias = np.split(weights, [len(old), len(weights) - 1])
+    bits = np.s_[..., config.latent_size:]
+    output = {"weight": np.array(old), "bias": np.array(params["output"]["bias"])}
+    output["weight"][bits] = hidden * math.sqrt(len(hidden))  # the layers divide by the root of the fan-in
+    output["bias"][bits] = bias[0]
+    fitted = {**params, "output": output}
+    if config.decoder_linear:
+        fitted["linear"] = {"patterns": (details * math.sqrt(len(details))).astype(np.float32)}
+    return fitted

@@ -33,7 +33,7 @@ class Mapping(nn.Module):
         """Maps bits [N, n] in {0, 1} (and one-hot labels [N, label_size]) to styles [N, style_size]."""
         c = self.config
         x = fingerprints.astype(jnp.float32)
-        x = 2 * x - 1 if c.bit_coding == "plus_minus_one" else x
+        x = c.fingerprint_strength * (2 * x - 1) if c.bit_coding == "plus_minus_one" else x
         if c.label_size:
             x = LabelConcat(name="label_concat")(x, labels)
         for i in range(c.mapping_layers):

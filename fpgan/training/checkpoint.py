@@ -11,11 +11,11 @@ import orbax.checkpoint as ocp
 
 from fpgan.errors import FpganError
 from fpgan.files import write_file
-from fpgan.training.config import flatten
+from fpgan.training.config import default, flatten
 from fpgan.training.state import TrainState
 
 # What may change between the start of a run and its continuation: nothing that the result depends on.
-_FREE = ("every.", "evaluation.", "keep.", "data.data_dir", "data.workers", "data.resident")
+_FREE = ("every.", "evaluation.", "keep.", "export.", "data.data_dir", "data.workers", "data.resident")
 
 
 class Checkpoints:
@@ -122,7 +122,7 @@ def settle_config(workdir: str | os.PathLike, config) -> None:
     path = Path(workdir) / "config.json"
     fields = json.loads(json.dumps(flatten(config)))
     if path.exists():
-        begun = json.loads(path.read_text())
+        begun = flatten(default()) | json.loads(path.read_text())  # what an older version wrote lacks newer fields
         for key in sorted(begun.keys() | fields.keys()):
             if begun.get(key) != fields.get(key) and not key.startswith(_FREE):
                 raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "

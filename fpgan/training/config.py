@@ -16,7 +16,8 @@ _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images":
           "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
-          "objective.r1_interval": 1, "optimizer.decay_images": 0, "network.minibatch_stddev_group": 1}
+          "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.fit_images": 0,
+          "network.minibatch_stddev_group": 1}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -30,9 +31,9 @@ def default() -> ml_collections.ConfigDict:
             resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
             channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
             decoder_linear=False, decoder_linear_gain=8.0, discriminator_channel_base=0, discriminator_channel_max=0,
-            mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", modulated_min=0, modulated_max=0,
-            noise="random", minibatch_stddev_group=4, minibatch_stddev_order="contiguous", label_size=0,
-            compute_dtype="float32"),
+            mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", fingerprint_strength=1.0,
+            modulated_min=0, modulated_max=0, noise="random", minibatch_stddev_group=4,
+            minibatch_stddev_order="contiguous", label_size=0, compute_dtype="float32"),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
             quantize=False, discriminator_noise=0.0,
@@ -48,6 +49,7 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
+        export=dict(strength=1.0, fit_images=0),  # what `fpgan export` does after training, see reader.py; 0: no fit
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))

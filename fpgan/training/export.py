@@ -1,5 +1,6 @@
 """From a checkpoint to a model directory."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.monitor import exported_params
+from fpgan.training.reader import fit_reader
 from fpgan.training.state import init_state
 
 LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
 
 
-def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32") -> Model:
-    """Writes the moving averages of a training run as a model directory.
+def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
+           strength: float | None = None, fit_images: int | None = None) -> Model:
+    """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its reader fitted.
 
     Args:
       workdir: of the run.
@@ -27,6 +30,9 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       step: which checkpoint; the newest if None.
       name: of the model; the directory's name if empty.
       dtype: of the stored parameters, "float32" or "bfloat16"; computations stay as the config says.
+      strength: factor on the fingerprint's strength in training; None for the config's `export.strength`.
+      fit_images: generated images to which the reader is fitted (see reader.py), 0 for none; None for the config's
+        `export.fit_images`.
 
     Returns:
       The model, as loaded from the directory.
@@ -35,12 +41,17 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       FpganError: if there is no run or no such checkpoint.
     """
     config = read_config(workdir)
-    network = NetworkConfig.from_dict(config.network.to_dict())
+    strength = config.export.strength if strength is None else strength
+    fit_images = config.export.fit_images if fit_images is None else fit_images
+    trained = NetworkConfig.from_dict(config.network.to_dict())
+    network = dataclasses.replace(trained, fingerprint_strength=trained.fingerprint_strength * strength)
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: init_state(config, network)), step)
     checkpoints.close()
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = exported_params(config, state)
+    if fit_images:
+        params["decoder"], info["reader"] = fit_reader(network, params, fit_images, config.seed)
     threshold = evenness_threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
