@@ -19,7 +19,8 @@ def get_config():
     config.data.update(dict(name="robohash_cats", resolution=32, count=50_000))
     config.network.update(dict(
         resolution=32, latent_size=32, style_size=256, channel_base=384, channel_max=64, decoder_features=512,
-        decoder_linear=True, mapping_layers=1, mapping_lr_multiplier=1.0, bit_coding="plus_minus_one", noise="learned"))
+        decoder_linear=True, decoder_linear_gain=128.0, mapping_layers=1, mapping_lr_multiplier=1.0,
+        bit_coding="plus_minus_one", noise="learned"))
     config.objective.update(dict(
         fingerprint=5.0, consistency=100.0, coarse_consistency=40.0, quantize=True, out_of_range=1.0,
         discriminator_noise=0.02, r1_gamma=1.0, path_length=0.0))
@@ -29,4 +30,5 @@ def get_config():
     config.every.update(dict(evaluate=500))
     config.keep.every = 2_500
     config.total_images = 200_000
+    config.export.update(dict(strength=0.5, fit_images=40_000))
     return config

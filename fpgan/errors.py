@@ -1,4 +1,6 @@
-"""The one exception that fpgan shows to a user as a line of text instead of a traceback, and safe text for it."""
+"""What a user sees on the terminal when something is wrong: one line of safe text, and no notes of libraries."""
+
+import contextlib
 
 
 class FpganError(Exception):
@@ -26,3 +28,16 @@ def printable(text: str) -> str:
       One line that can be written as UTF-8.
     """
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+@contextlib.contextmanager
+def quiet_absl():
+    """Keeps the notes and warnings of absl, by which TFDS and orbax log, from the terminal. Errors still show."""
+    from absl import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from fpgan.errors import FpganError, missing_extra
+from fpgan.errors import FpganError, missing_extra, quiet_absl
 
 
 def import_tfds():
@@ -25,17 +25,13 @@ def import_tfds():
 @contextlib.contextmanager
 def quiet_tfds():
     """Keeps TFDS from writing on the terminal: notes, progress bars, warnings of absl. Errors still show."""
-    from absl import logging
     tfds = import_tfds()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
             yield tfds
     finally:
         tfds.enable_progress_bar()
-        logging.set_verbosity(verbosity)
 
 
 def is_prepared(folder):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, quiet_absl
 from fpgan.files import write_file
 from fpgan.training.config import default, flatten
 from fpgan.training.state import TrainState
@@ -34,8 +34,10 @@ class Checkpoints:
         kept = [policies.LatestN(newest)] + ([policies.EveryNSteps(every)] if every else [])
         writing = dict(preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
                        enable_async_checkpointing=True)
-        options = ocp.CheckpointManagerOptions(**dict(read_only=True) if read_only else writing)
-        self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
+        reading = dict(read_only=True, save_interval_steps=0, create=False)
+        options = ocp.CheckpointManagerOptions(**reading if read_only else writing)
+        with quiet_absl():
+            self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
 
     @property
     def latest(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,7 +22,8 @@ LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway betwee
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
-           strength: float | None = None, fit_images: int | None = None) -> Model:
+           strength: float | None = None, fit_images: int | None = None,
+           progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
     """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its reader fitted.
 
     Args:
@@ -33,6 +35,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       strength: factor on the fingerprint's strength in training; None for the config's `export.strength`.
       fit_images: generated images to which the reader is fitted (see reader.py), 0 for none; None for the config's
         `export.fit_images`.
+      progress: is given the numbers of images done and in all, while the reader is fitted.
 
     Returns:
       The model, as loaded from the directory.
@@ -51,7 +54,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = exported_params(config, state)
     if fit_images:
-        params["decoder"], info["reader"] = fit_reader(network, params, fit_images, config.seed)
+        params["decoder"], info["reader"] = fit_reader(network, params, fit_images, config.seed, progress)
     threshold = evenness_threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)

@@ -7,6 +7,7 @@ also one that survives those. What is gained in certainty can be spent on a weak
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ BATCH = 500  # images
 _MOST_FEATURES = 20_000  # whose moments take 3 GB
 
 
-def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int) -> tuple[dict, dict]:
+def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
+               progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[dict, dict]:
     """Fits how the decoder reads bits out of its features.
 
     The weights minimise the squared error of [hidden, details, 1] @ weights to the bits as -1 and 1, over images that are
@@ -37,6 +39,7 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int) -> tu
       params: {"generator", "decoder"} -> nested dict of arrays.
       count: images to generate, in whole batches.
       seed: of fingerprints and latents.
+      progress: is given the numbers of images done and in all.
 
     Returns:
       The decoder's new parameters, and what was done: "images", "saved_as", "ridge".
@@ -62,6 +65,7 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int) -> tu
         for name in SAVES:
             moments = held_out if batch % HELD_OUT == 0 else fitted
             moments += np.asarray(program(params["decoder"], save_all(images, name), bits))
+        progress((batch + 1) * BATCH, batches * BATCH)
     candidates = {ridge: _ridge_regression(fitted, width, features, ridge) for ridge in RIDGES}
     ridge = min(RIDGES, key=lambda ridge: _squared_error(held_out, candidates[ridge]))
     weights = candidates[ridge] * _log_odds_scale(held_out, candidates[ridge])

@@ -1,6 +1,6 @@
 """fpgan export: turns a training checkpoint into a model directory."""
 
-from fpgan.verbs.terminal import not_negative
+from fpgan.verbs.terminal import not_negative, progress_line
 
 EXAMPLE = """\
 example: from a run to a model that every verb takes
@@ -34,7 +34,8 @@ def run(args) -> int:
         from fpgan.training.export import export
     except ModuleNotFoundError as error:
         raise missing_extra(error.name, "train") from None
-    model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.fit_images)
+    model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.fit_images,
+                   progress_line("fpgan export"))
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "
           f"{model.info['training']['images_seen']:,} images seen, hash {model.hash}")
     return 0
