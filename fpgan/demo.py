@@ -22,6 +22,7 @@ from fpgan.sets.generation import generate_set
 USERS = ("alice", "bob", "carol")
 PER_USER = 8
 PICTURE = "picture.png"
+_WRITTEN = {"registry.csv", "images", "not_ours", "verdicts.csv", PICTURE}  # by which an earlier demo is known
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
 RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
 SCALE = 3
@@ -47,7 +48,7 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
       FpganError: if the folder is somebody else's, or a package of the extra `demo` is missing.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / PICTURE).is_file():
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} == _WRITTEN):
         raise FpganError(f"{folder} exists and is no earlier demo; choose a new folder with --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -199,6 +200,25 @@ def folder_name(label: str) -> str:
     if len(name) <= _MAX_NAME and not _CAPITAL.search(label):
         return name
     return f"{name[:_MAX_NAME - 17]}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
+
+
+def read_json(path: str | os.PathLike, hint: str = "") -> dict:
+    """Reads a file that holds one JSON object.
+
+    Args:
+      path: the file.
+      hint: how to mend it if it cannot be read, appended to the message.
+
+    Raises:
+      FpganError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise FpganError(f"{os.fspath(path)}: cannot be read ({reason(error)}){hint}") from error
+    if not isinstance(found, dict):
+        raise FpganError(f"{os.fspath(path)}: cannot be read (it is no JSON object){hint}")
+    return found
 
 
 def import_array_record() -> ModuleType:

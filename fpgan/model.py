@@ -18,8 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.flax import load as parse_safetensors
+from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
 from fpgan.errors import FpganError
@@ -35,6 +34,7 @@ FORMAT_VERSION = 1
 DEFAULT_MODEL = "robohash32"
 SHIPPED = Path(__file__).parent / "models"
 MAX_SEED = 2**32 - 1
+_DTYPES = {"F32": np.float32, "BF16": jnp.bfloat16, "F16": np.float16}  # of stored arrays
 NETWORKS = ("generator", "decoder")  # in model.safetensors
 
 
@@ -222,6 +222,12 @@ def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
     return Model(config, params, info, _hash(config, _params_bytes(params)))
 
 
+def check_place(path: str | os.PathLike) -> None:
+    """Raises FpganError if a model cannot be saved here, because something else than a model is there."""
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise FpganError(f"{path} exists and is no model directory; give another path, or remove it")
+
+
 def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, info: dict) -> None:
     """Writes a model directory at once or not at all.
 
@@ -235,8 +241,7 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
       FpganError: if the path exists and is no model directory.
     """
     path = Path(path)
-    if path.exists() and not (path / "config.json").is_file():
-        raise FpganError(f"{path} exists and is no model directory; give another path, or remove it")
+    check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -301,21 +306,22 @@ def _read_info(path: Path) -> dict:
 
 def _read_params(path: Path, content: bytes, config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
     try:
-        arrays = parse_safetensors(content)
+        arrays = dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
     except SafetensorError as error:
         raise FpganError(f"{path} is damaged or truncated ({error}); copy or export the model again") from None
     expected = param_shapes(config, networks)
-    found = {name: array.shape for name, array in arrays.items()}
+    found = {name: tuple(array["shape"]) for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape "
                              f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; "
                              "export the model again")
-    integers = [name for name, array in arrays.items() if not jnp.issubdtype(array.dtype, jnp.floating)]
-    if integers:
-        raise FpganError(f"{path}: array {integers[0]!r} is of type {arrays[integers[0]].dtype}, expected floating point; "
-                         "export the model again")
-    return _unflatten({name: array.astype(jnp.float32) for name, array in arrays.items()})
+    for name, array in arrays.items():
+        if array["dtype"] not in _DTYPES:
+            raise FpganError(f"{path}: array {name!r} is of type {array['dtype']}, expected one of {', '.join(_DTYPES)}; "
+                             "export the model again")
+    return _unflatten({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
+                                         jnp.float32) for name, array in arrays.items()})
 
 
 @functools.cache

@@ -152,7 +152,7 @@ def test_best_matches_are_those_of_a_plain_count(n_bits, users, images):
         assert count[i] == plain.max() and place[i] == plain.argmax()
 
 
-def test_verdicts_with_and_without_a_calibrated_confidence():
+def test_verdicts_with_and_without_a_calibrated_threshold():
     registry = issue(["alice", "bob"], 128)
     signs = registry.bits[[1, 1, 0, 1]] * 2.0 - 1
     signs[1, :37] *= -1  # 91 of 128 match: too few for one user, and so for two

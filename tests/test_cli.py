@@ -29,7 +29,7 @@ def model(monkeypatch):
 @pytest.fixture
 def samples(model, tmp_path, capsys):
     assert cli.main(["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--issue",
-                     "--count", "3", "--seed", "5", "--out", str(tmp_path / "set")]) == 0
+                     "--per-user", "3", "--seed", "5", "--out", str(tmp_path / "set")]) == 0
     capsys.readouterr()
     return tmp_path / "set"
 
@@ -52,8 +52,7 @@ def test_the_overview_names_every_verb(capsys):
     assert cli.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["data", "generate", "verify",
-                                  "decode", "attribute", "evaluate", "bench", "import-official"])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_shows_a_worked_example(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
@@ -63,7 +62,7 @@ def test_every_verb_shows_a_worked_example(verb, capsys):
 def test_exit_codes(monkeypatch, capsys, model, tmp_path):
     assert cli.main(["atribute"]) == 2 and "did you mean 'attribute'" in capsys.readouterr().err
     assert cli.main(["decode"]) == 2 and "usage" in capsys.readouterr().err
-    assert cli.main(["generate", "--count", "0", "--out", "x"]) == 2 and "at least 1" in capsys.readouterr().err
+    assert cli.main(["generate", "--per-user", "0", "--out", "x"]) == 2 and "at least 1" in capsys.readouterr().err
     assert cli.main(["decode", str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err.startswith("fpgan decode: error: ")
     missing = ModuleNotFoundError("no", name="optax.contrib")
@@ -88,14 +87,14 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 def test_generate_issues_and_says_what_it_did(samples, tmp_path, capsys):
-    command = ["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--count", "3",
+    command = ["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--per-user", "3",
                "--seed", "5", "--out", str(samples)]
     assert cli.main(command) == 0
     assert capsys.readouterr().out == f"0 images made, 6 were there; the set is complete: {samples}\n"
     assert cli.main([*command[:-1], str(tmp_path / "other")]) == 0
     assert (tmp_path / "other/bob/000002.png").read_bytes() == (samples / "bob/000002.png").read_bytes()
     capsys.readouterr()
-    assert cli.main([*command, "--count", "4"]) == 2 and "per_user 3, not 4" in capsys.readouterr().err
+    assert cli.main([*command, "--per-user", "4"]) == 2 and "per_user 3, not 4" in capsys.readouterr().err
     assert cli.main(["generate", "--registry", str(tmp_path / "r.csv"), "--user", "eve", "--out", str(tmp_path / "e")]) == 2
     assert "eve" in capsys.readouterr().err and not (tmp_path / "e").exists()
 
@@ -173,7 +172,7 @@ def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):
     assert cli.main(command[:4]) == 2 and "--registry" in capsys.readouterr().err
 
 
-def test_attribute_without_a_calibrated_confidence_says_so(samples, tmp_path, model, capsys):
+def test_attribute_without_a_calibrated_threshold_says_so(samples, tmp_path, model, capsys):
     model.info.clear()
     write_file(tmp_path / "photo.png", encode_png(np.full((16, 16, 3), 121, np.uint8)))
     assert cli.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0

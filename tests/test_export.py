@@ -1,4 +1,4 @@
-"""Export: when a model gets a confidence threshold, and models trained without fingerprints."""
+"""Export: evenness thresholds, strength and fit of the reader, models trained without fingerprints."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from fpgan.cli import main
+from fpgan.model import load
 from fpgan.training import export as exporting
 from fpgan.training import loop
 from fpgan.training.step import Phase
@@ -44,11 +45,14 @@ def test_a_threshold_needs_bits_that_are_read_and_evenness_that_differs(accuracy
     assert found == (expected and pytest.approx(expected, rel=0.02))
 
 
-def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path, monkeypatch, capsys):
-    def no_training(*args):
-        return (Phase("none", 1, lambda state, images: (state.replace(step=state.step + 1), {"loss": state.accuracy})),)
+def no_training(state, images):
+    """A phase that counts steps."""
+    return state.replace(step=state.step + 1), {"loss": state.accuracy}
 
-    monkeypatch.setattr(loop, "phases", no_training)  # the bits of random networks are at chance as well
+
+def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path, monkeypatch, capsys):
+    # The bits of random networks are at chance as well.
+    monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
     config = tiny.config(objective=dict(fingerprint=0.0, consistency=0.0), total_images=64)
     state = loop.train(config, tmp_path / "run")
     model = exporting.export(tmp_path / "run", tmp_path / "model")
@@ -62,3 +66,46 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     assert accuracy["low"] < 0.5 + 1 / 8 and accuracy["high"] > 0.5 - 1 / 8
     assert results["frechet_distance"]["value"] > 0
     assert "Frechet distance over pixels@8" in capsys.readouterr().out
+
+
+def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
+    seen = []
+
+    def fit(network, params, count, seed, progress):
+        seen.append((network.fingerprint_strength, count))
+        bias = params["decoder"]["output"]["bias"] + 1
+        return {**params["decoder"], "output": {**params["decoder"]["output"], "bias": bias}}, {"images": count}
+
+    monkeypatch.setattr(exporting, "fit_reader", fit)
+    monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
+    config = tiny.config(total_images=64, network=dict(bit_coding="plus_minus_one"),
+                         export=dict(strength=0.5, fit_images=3000))
+    state = loop.train(config, tmp_path / "run")
+    run = ["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
+    assert main([*run, "--dtype", "bfloat16"]) == 0
+    model = load(tmp_path / "model")
+    assert model.config.fingerprint_strength == 0.5 and model.info["reader"] == {"images": 3000}
+    np.testing.assert_array_equal(model.params["decoder"]["output"]["bias"], state.ema["decoder"]["output"]["bias"] + 1)
+    assert main([*run, "--strength", "0.25", "--fit-images", "0"]) == 0
+    model = load(tmp_path / "model")
+    assert model.config.fingerprint_strength == 0.25 and "reader" not in model.info
+    assert main([*run, "--fit-images", "1000"]) == 0
+    assert seen == [(0.5, 3000), (0.5, 1000)]
+
+
+def test_what_cannot_be_exported_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
+    loop.train(tiny.config(total_images=64), tmp_path / "run")
+    monkeypatch.setattr(exporting, "Checkpoints", None)
+    (tmp_path / "full").mkdir()
+    for arguments, told in ((["--strength", "0.5"], "export.strength is 0.5; expected a number above 0, and 1 unless"),
+                            (["--strength", "0"], "export.strength is 0.0"),
+                            (["--strength", "nan"], "export.strength is nan"),
+                            (["--fit-images", "999"], "export.fit_images is 999; expected 1000 or more, or 0"),
+                            (["--out", str(tmp_path / "full")], "full exists and is no model directory")):
+        assert main(["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model"), *arguments]) == 2
+        assert told in capsys.readouterr().err
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace("{", '{"network.sharpness": 1,', 1))
+    assert main(["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 2
+    assert "this fpgan does not know 'network.sharpness'" in capsys.readouterr().err

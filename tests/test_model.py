@@ -37,6 +37,13 @@ def test_a_saved_model_computes_the_same_bytes(model, saved):
     assert (loaded.hash, loaded.name, loaded.info["training"]) == (model.hash, "tiny", {"data": "none"})
 
 
+def test_a_new_field_of_the_architecture_changes_no_hash():
+    """The hash is in every manifest: that of a given model must never change."""
+    shapes = {"generator": {"a": {"weight": np.arange(6, dtype=np.float32).reshape(2, 3)}}, "decoder": {"b": np.ones(1)}}
+    assert models.from_params(CONFIG, shapes, {}).hash == "d1f7d9331c8c6314"
+    assert models.from_params(tiny.network(noise="none", style_size=9), shapes, {}).hash != "d1f7d9331c8c6314"
+
+
 def test_saving_again_replaces_the_model_and_keeps_files_beside_it(model, saved):
     (saved / "README.md").write_text("card")
     model.save(saved)

@@ -14,7 +14,7 @@ from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import average_pixels
 from fpgan.model import from_params
 from fpgan.training import loop
-from fpgan.training.monitor import Monitor, exported_params
+from fpgan.training.monitor import Monitor, averaged_params
 from fpgan.training.state import init_state
 
 EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
@@ -78,7 +78,7 @@ def test_measuring_may_be_switched_on_in_a_used_directory(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("ema_decoder", [True, False])
-def test_the_numbers_are_those_of_the_model_that_export_would_give(ema_decoder):
+def test_the_numbers_are_those_of_the_moving_averages(ema_decoder):
     settings = config(ema_decoder=ema_decoder)
     state = init_state(settings, tiny.network())
     state = state.replace(ema=jax.tree.map(lambda x: 1.5 * x, state.ema))
@@ -86,7 +86,7 @@ def test_the_numbers_are_those_of_the_model_that_export_would_give(ema_decoder):
     monitor = Monitor(settings, tiny.network(), source)
     result = monitor(3, parallel.replicate(state))
 
-    params = exported_params(settings, state)
+    params = averaged_params(settings, state)
     decoder = np.asarray(jax.tree.leaves(params["decoder"])[-1])
     np.testing.assert_array_equal(decoder, jax.tree.leaves((state.ema if ema_decoder else state.params)["decoder"])[-1])
     model = from_params(tiny.network(), params, {})

@@ -72,8 +72,20 @@ def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, param
     assert before < 0.54 and right > (0.75 if linear else 0.56)
 
 
+def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log_odds(network, params, monkeypatch):
+    monkeypatch.setattr(reader, "RIDGES", (1e9, 1e-3, 1e8))
+    decoder, done = reader.fit_reader(network, params, 1000, seed=0)
+    assert done["ridge"] == 1e-3
+    rng = np.random.default_rng([0, 3])
+    bits = rng.integers(0, 2, (500, 8), np.uint8)  # the first batch
+    fitted = from_params(network, {**params, "decoder": decoder}, {})
+    images = fitted.generate(bits, rng.integers(0, 2**32, 500, np.uint32), batch_size=50)
+    right = np.concatenate([fitted.decode(save_all(images, name)) * (2.0 * bits - 1) for name in SAVES])
+    assert 2 * right.mean() / right.var() == pytest.approx(1, rel=1e-3)
+
+
 def test_what_cannot_be_fitted_is_told(network, params, monkeypatch):
-    with pytest.raises(FpganError, match="export.fit_images is 999; expected 0 for no fit, or 1000 or more"):
+    with pytest.raises(FpganError, match="999 images to fit a reader to; expected 1000 or more"):
         reader.fit_reader(network, params, 999, seed=0)
     monkeypatch.setattr(reader, "_MOST_FEATURES", 100)
     with pytest.raises(FpganError, match=r"has 2\d\d features to fit, expected 100 at most; set export.fit_images to 0"):

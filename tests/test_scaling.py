@@ -7,10 +7,9 @@ import pytest
 import tiny
 from jax import lax
 
-from fpgan.benchmarks import bench as bench_module
 from fpgan.benchmarks import scaling
 from fpgan.benchmarks.bench import Settings, bench, table
-from fpgan.benchmarks.scaling import all_reduced_bytes
+from fpgan.benchmarks.programs import all_reduced_bytes, compile_training
 from fpgan.errors import FpganError
 
 
@@ -50,7 +49,7 @@ def bytes_of(*trees):
 def results():
     settings = Settings(batches=(32,), repeats=2, devices=(1, 8))
     patch = pytest.MonkeyPatch()
-    patch.setattr(bench_module, "provenance", lambda command: {
+    patch.setattr("fpgan.benchmarks.bench.provenance", lambda command: {
         "device": {"name": "CPU", "platform": "cpu", "count": 8}, "versions": {"jax": "0"}})
     yield bench(["scaling"], tiny.network(), settings, training=tiny.config())
     patch.undo()
@@ -93,7 +92,7 @@ def test_flops_are_counted_without_compiling_as_they_are_after_it():
     config = tiny.config()
     config.batch_size = 8
     counted = {work.name: work.flops for work in scaling.count_work(config, 8)}
-    programs, intervals = bench_module.compile_training(config, 0, jax.local_devices()[:1])
+    programs, intervals = compile_training(config, 0, jax.local_devices()[:1])
     assert intervals == {"generator": 1, "path_length": 4, "discriminator": 1, "r1": 16}
     for name, program in programs.items():
         assert counted[name] == pytest.approx(program.flops, rel=0.3), name

@@ -86,7 +86,14 @@ def test_the_demo_attributes_its_images_and_no_others(tmp_path):
 
 def test_the_demo_leaves_other_folders_alone(tmp_path):
     (tmp_path / "mine").write_text("a file")
-    for place in (tmp_path, tmp_path / "mine"):
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "picture.png").write_text("of my own")
+    for place in (tmp_path, tmp_path / "mine", tmp_path / "album"):
         with pytest.raises(FpganError, match="is no earlier demo"):
             run_demo(place, "robohash32", 1e-6, print)
     assert (tmp_path / "mine").read_text() == "a file"
+    assert (tmp_path / "album" / "picture.png").read_text() == "of my own"
+
+
+def test_the_card_is_of_this_model(model):
+    assert model.info["metrics"]["model"]["hash"] == model.hash

@@ -210,3 +210,32 @@ def test_replicated_trees_come_back():
     back = parallel.unreplicate(copies)
     np.testing.assert_array_equal(back["a"], tree["a"])
     assert back["b"] == 7
+
+
+def test_a_mistake_leaves_no_config_behind_that_the_right_command_differs_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
+    for mistake in (dict(init_from=str(tmp_path / "none")), dict(data=dict(name="folder", path=str(tmp_path / "none")))):
+        with pytest.raises(FpganError):
+            loop.train(tiny.config(**mistake), tmp_path / "run")
+    assert int(loop.train(tiny.config(), tmp_path / "run").step) == 24
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
+    loop.train(tiny.config(), tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in fields.items() if key != "network.decoder_linear_gain"}))
+    loop.train(tiny.config(export=dict(strength=1.0, fit_images=2000)), tmp_path)  # nor does what follows training count
+    with pytest.raises(FpganError, match="begun with network.decoder_linear_gain = 8.0, now it is 2.0"):
+        loop.train(tiny.config(network=dict(decoder_linear_gain=2.0)), tmp_path)
+    path.write_text("{")
+    with pytest.raises(FpganError, match="config.json: cannot be read"):
+        loop.train(tiny.config(), tmp_path)
+
+
+def test_a_model_that_means_something_else_by_its_parameters_is_no_start(tmp_path):
+    state = init_state(tiny.config(), tiny.network())
+    save_model(tmp_path / "model", tiny.network(), dict(state.ema), {})
+    with pytest.raises(FpganError, match="network.decoder_linear_gain is 2.0, there 8.0"):
+        loop.train(tiny.config(init_from=str(tmp_path / "model"), network=dict(decoder_linear_gain=2.0)), tmp_path / "run")

@@ -55,6 +55,18 @@ def test_missing_shards_are_named_and_whether_they_were_begun(tmp_path, containe
     assert told.count("\n") == 2 and verify_set(tmp_path).right == 30
 
 
+def test_a_damaged_line_and_a_stranger_are_found_together(tmp_path):
+    make(tmp_path)
+    path = tmp_path / "manifest" / "00000-of-00006.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    (tmp_path / "stranger").mkdir()
+    for harm in (b"no JSON\n", b"{}\n"):
+        path.write_bytes(b"".join([*lines[:1], harm, *lines[2:]]))
+        assert "stranger: not of this set" in problems(tmp_path) and "line 2" in problems(tmp_path)
+    path.write_bytes(b"".join([b"no JSON\n"] * len(lines)))  # of the first user, and so no instance is known by name
+    assert "line 1" in problems(tmp_path)
+
+
 @pytest.mark.parametrize("harm, told", [
     ("delete", "No such file"), ("change", "other bytes"), ("swap", "other bytes"), ("stranger", "not of this set"),
     ("user", "not of this set"), ("half", "half-written"), ("number", "not of this set"), ("shard", "not of this set")])

@@ -8,9 +8,9 @@ What is claimed, and what is not:
   bound N P(Bin(n, 1/2) >= m) holds, whatever the image and however biased the decoder. It does not hold for
   fingerprints that somebody chose instead of drawing them. The rate is per image; whoever tests many images should
   choose it accordingly. It is about chance: somebody who has an instance's images may imitate its fingerprint.
-* "fingerprinted, but nobody registered" is an empirical judgement without a p-value: the decoder is as sure of its
-  bits (mean absolute logit) as it is on the images of its own model, by a threshold that was calibrated when the model
-  was exported. Images of another origin may make a decoder as sure.
+* "fingerprinted, but nobody registered" is an empirical judgement without a p-value: the logits are as even in size
+  (`evenness`) as they are on the images of the decoder's own model, by a threshold that was calibrated when the model
+  was exported. Images of another origin may give logits as even.
 * "not ours" says that neither holds. An image whose fingerprint was destroyed looks the same.
 * "nobody registered" stands in place of the last two when the model brings no calibrated threshold.
 """

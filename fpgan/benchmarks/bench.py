@@ -13,9 +13,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from fpgan import model as model_module
+from fpgan.benchmarks.programs import Program, compile_program, compile_training, time_in_turns
 from fpgan.errors import FpganError
 from fpgan.evaluation.provenance import provenance
 from fpgan.files import write_file
@@ -64,22 +64,6 @@ class Settings:
     images: int = 1024
 
 
-class Program(NamedTuple):
-    """A compiled program with its inputs.
-
-    Attributes:
-      call: runs it once and returns its outputs, not waited for.
-      compile_seconds: tracing and compiling.
-      flops: of one call, by XLA's cost analysis; 0 if the backend has none.
-      all_reduced_bytes: that each device exchanges in one call.
-    """
-
-    call: Callable
-    compile_seconds: float
-    flops: float
-    all_reduced_bytes: int = 0
-
-
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
           training=None, predicted=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
     """Runs benchmarks and writes their results: `fpgan bench`.
@@ -114,7 +98,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
 
             model = model_module.from_params(network, params, {})
             results[task] = pipeline.bench_pipeline(model, settings.batches, settings.images, settings.repeats,
-                                                    settings.seed, time_in_turns)
+                                                    settings.seed)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
         else:
@@ -195,13 +179,13 @@ def bench_train_step(config, settings: Settings) -> dict:
     Returns:
       A row for each batch size, with the time of each phase; a step takes the sum of time / interval.
     """
-    from fpgan.training.loop import check_batch
+    from fpgan.training.config import check_batch
 
     rows = []
     for batch in settings.batches:
         config = config.copy_and_resolve_references()
         config.batch_size, config.curriculum.bits_first = batch, False
-        check_batch(config)
+        check_batch(config, jax.device_count())
         programs, intervals = compile_training(config, settings.seed, jax.local_devices())
         seconds, ceiling = time_with_ceiling(programs, config.network.compute_dtype, settings.repeats)
         rows.append(_training_row(batch, programs, intervals, seconds, ceiling))
@@ -263,13 +247,6 @@ def grouped_convolutions() -> Iterator[None]:
         layers.modulated_conv = shared
 
 
-def compile_program(function: Callable, *inputs) -> Program:
-    """Traces and compiles a pure function for these inputs."""
-    started = time.perf_counter()
-    compiled = jax.jit(function).lower(*inputs).compile()
-    return Program(lambda: compiled(*inputs), time.perf_counter() - started, _flops(compiled))
-
-
 def matmul_program(dtype: str) -> Program:
     """Compiles a chain of large square matrix products, 2 n^3 FLOPs each.
 
@@ -279,23 +256,6 @@ def matmul_program(dtype: str) -> Program:
     a = (jax.random.normal(jax.random.key(0), (side, side)) * side**-0.5).astype(dtype)  # keeps the norm
     program = compile_program(lambda a: lax.fori_loop(0, _CEILING_PRODUCTS, lambda _, x: x @ a, a), a)
     return program._replace(flops=_CEILING_PRODUCTS * 2.0 * side**3)
-
-
-def time_in_turns(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hashable, list[float]]:
-    """Times calls one after the other, turn after turn, after one call each that does not count.
-
-    Returns:
-      The seconds of each call, one per turn, until its outputs are there.
-    """
-    for call in calls.values():
-        jax.block_until_ready(call())
-    seconds = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def random_params(network: NetworkConfig, seed: int) -> dict:
@@ -342,33 +302,6 @@ def _rows(programs: Mapping[int, Program], seconds: Mapping, ceiling: dict) -> l
     return rows
 
 
-def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
-    """Compiles each phase of a step on some of this host's devices: programs that pass on one state, and intervals."""
-    from fpgan import parallel
-    from fpgan.benchmarks.scaling import all_reduced_bytes
-    from fpgan.training.state import init_state
-    from fpgan.training.step import phases
-
-    network, count = NetworkConfig.from_dict(config.network.to_dict()), len(devices)
-    state = parallel.replicate(init_state(config, network), devices)
-    shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
-    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    programs, intervals, states = {}, {}, [state]
-    for phase in phases(config, network, config.batch_size // count, resident=False):
-        started = time.perf_counter()
-        compiled = parallel.pmap(phase.run, devices=devices).lower(state, images).compile()
-        elapsed = time.perf_counter() - started
-
-        def call(compiled=compiled):
-            states[0], scalars = compiled(states[0], images)  # the old state is donated
-            return states[0], scalars
-
-        exchanged = all_reduced_bytes(compiled.as_text()) if count > 1 else 0
-        programs[phase.name] = Program(call, elapsed, _flops(compiled) * count, exchanged)
-        intervals[phase.name] = phase.interval
-    return programs, intervals
-
-
 def _training_row(batch: int, programs: Mapping[str, Program], intervals: Mapping[str, int], seconds: Mapping,
                   ceiling: dict) -> dict:
     medians = {name: statistics.median(seconds[name]) for name in programs}
@@ -380,12 +313,6 @@ def _training_row(batch: int, programs: Mapping[str, Program], intervals: Mappin
             "of_ceiling": flops / step / (ceiling["flops_per_second"] * jax.device_count()),
             "phases": {name: {"seconds": medians[name], "interval": intervals[name],
                               "flops_per_second": programs[name].flops / medians[name]} for name in programs}}
-
-
-def _flops(compiled) -> float:
-    """FLOPs of a compiled program by XLA's cost analysis; 0 where the backend has none."""
-    analysis = compiled.cost_analysis() or {}
-    return max(0.0, float(analysis.get("flops", 0.0)))
 
 
 def table(results: dict) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan.benchmarks.programs import time_in_turns
 from fpgan.errors import FpganError
 from fpgan.files import import_array_record
 from fpgan.images import ENCODERS
@@ -28,7 +29,7 @@ from fpgan.sets.sharing import cpu_count
 _PER_USER = 64
 
 
-def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, seed: int, time_in_turns: Callable) -> dict:
+def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, seed: int) -> dict:
     """Times generation, encoding and the making of whole sets in turns, all of the same images.
 
     Args:
@@ -37,7 +38,6 @@ def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, see
       images: how many images each of the timed calls makes or encodes, rounded up to whole users of 64.
       repeats: turns; a time is the median over them.
       seed: of the fingerprints.
-      time_in_turns: `fpgan.benchmarks.bench.time_in_turns`.
 
     Returns:
       {"images", "threads", "rows"}; a row for each batch size, encoding and container.

@@ -6,8 +6,6 @@ Virtual devices of one CPU share its cores, so that they show what sharing costs
 
 from __future__ import annotations
 
-import math
-import re
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -17,29 +15,13 @@ import numpy as np
 
 from fpgan import parallel
 from fpgan.benchmarks.pods import SYSTEMS, Work, predict
+from fpgan.benchmarks.programs import compile_training, time_in_turns
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
+from fpgan.training.config import check_batch
 
-# An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
-# asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
-_ALL_REDUCE = re.compile(r"^[^=\n]*= (?P<types>.*?) all-reduce(?:-start)?\(", re.MULTILINE)
-_ARRAY = re.compile(r"\b(?P<kind>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 _TRAINED = {"generator": ("generator", "decoder"), "path_length": ("generator",), "discriminator": ("discriminator",),
             "r1": ("discriminator",)}  # the networks whose gradients a phase averages
-
-
-def all_reduced_bytes(text: str) -> int:
-    """Counts the bytes that one run of a compiled program all-reduces on each device.
-
-    Args:
-      text: the program after optimisation (`compiled.as_text()`), where each operation stands once.
-    """
-    return sum(_array_bytes(array) for found in _ALL_REDUCE.finditer(text) for array in _ARRAY.finditer(found["types"]))
-
-
-def _array_bytes(array: re.Match) -> int:
-    items = math.prod(int(size) for size in array["shape"].split(",") if size)
-    return items * (1 if array["kind"] == "pred" else max(1, int(array["bits"]) // 8))
 
 
 def gradient_bytes(params: dict, phase: str) -> int:
@@ -63,29 +45,20 @@ def bench_scaling(config, settings, predicted=None) -> dict:
     """
     batch = max(settings.batches)
     counts = sorted(set(settings.devices))
-    _check(config, batch, counts)
-    predictions = predict_all(predicted or config, settings.device_batch, settings.utilization)
-    return {"rows": _measure(config, batch, counts, settings) if counts else [], "batch": batch,
-            "network": config.network.to_dict(), "predictions": predictions}
-
-
-def _check(config, batch: int, counts: Sequence[int]) -> None:
     if counts and max(counts) > jax.local_device_count():
         raise FpganError(f"scaling over {max(counts)} devices, but there are {jax.local_device_count()}; expected fewer in "
                          "--devices")
-    group = min(config.network.minibatch_stddev_group, batch)
-    for count in counts:
-        if batch % (count * group):
-            raise FpganError(f"a batch of {batch} does not split over {count} devices in groups of {group}; expected a "
-                             f"multiple of {count * group} in --batch")
-
-
-def _measure(config, batch: int, counts: Sequence[int], settings) -> list[dict]:
-    """Compiles and times the phases on each number of devices; the time of a step is that of its phases by interval."""
-    from fpgan.benchmarks.bench import compile_training, time_in_turns
-
     config = config.copy_and_resolve_references()
     config.batch_size, config.curriculum.bits_first = batch, False
+    for count in counts:
+        check_batch(config, count)
+    predictions = predict_all(predicted or config, settings.device_batch, settings.utilization)
+    return {"rows": _measure(config, counts, settings) if counts else [], "batch": batch,
+            "network": config.network.to_dict(), "predictions": predictions}
+
+
+def _measure(config, counts: Sequence[int], settings) -> list[dict]:
+    """Compiles and times the phases on each number of devices; the time of a step is that of its phases by interval."""
     compiled = {count: compile_training(config, settings.seed, jax.local_devices()[:count]) for count in counts}
     calls = {(count, name): program.call for count, (programs, _) in compiled.items() for name, program in programs.items()}
     seconds = time_in_turns(calls, settings.repeats)

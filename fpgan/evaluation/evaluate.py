@@ -28,7 +28,7 @@ from fpgan.evaluation.collect import (
     measure_ours,
 )
 from fpgan.evaluation.features import Extractor, open_extractor
-from fpgan.evaluation.others import open_other
+from fpgan.evaluation.others import data_settings, open_other
 from fpgan.evaluation.provenance import provenance
 from fpgan.files import write_file
 from fpgan.fingerprint import matches, threshold
@@ -114,24 +114,6 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
     if record:
         record_metrics(model_name, results)
     return results
-
-
-def data_settings(text: str, resolution: int) -> dict:
-    """Turns a short name into the data part of a config.
-
-    Args:
-      text: "robohash_cats" (rendered, nothing to prepare), "tfds:NAME" (a prepared TFDS dataset), or the path
-        of a prepared folder or zip file of images.
-      resolution: side in pixels.
-    """
-    if text == "robohash_cats":
-        return {"name": text, "resolution": resolution}
-    if text.startswith("tfds:"):
-        return {"name": "tfds", "tfds_name": text.removeprefix("tfds:"), "resolution": resolution}
-    if os.path.exists(text):
-        return {"name": "folder", "path": text, "resolution": resolution}
-    raise FpganError(f"there are no images {text!r}; expected robohash_cats, tfds:NAME, or the path of a "
-                     "folder or zip file")
 
 
 def _check(model, source, settings: Settings) -> None:

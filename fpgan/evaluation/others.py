@@ -41,10 +41,27 @@ def open_other(text: str, resolution: int, data_dir: str = "data"):
         return RobohashSet(text, resolution)
     if text == "robohash_cats" or text.startswith("tfds:"):
         from fpgan.data.sources import open_source
-        from fpgan.evaluation.evaluate import data_settings
 
         return open_source(data_settings(text, resolution) | {"data_dir": data_dir})
     return FileImages(text, resolution)
+
+
+def data_settings(text: str, resolution: int) -> dict:
+    """Turns a short name into the data part of a config.
+
+    Args:
+      text: "robohash_cats" (rendered, nothing to prepare), "tfds:NAME" (a prepared TFDS dataset), or the path
+        of a prepared folder or zip file of images.
+      resolution: side in pixels.
+    """
+    if text == "robohash_cats":
+        return {"name": text, "resolution": resolution}
+    if text.startswith("tfds:"):
+        return {"name": "tfds", "tfds_name": text.removeprefix("tfds:"), "resolution": resolution}
+    if os.path.exists(text):
+        return {"name": "folder", "path": text, "resolution": resolution}
+    raise FpganError(f"there are no images {text!r}; expected robohash_cats, tfds:NAME, or the path of a "
+                     "folder or zip file")
 
 
 class FileImages:

@@ -1,6 +1,7 @@
 """The architecture of the three networks as plain data: what a model file must state so that its arrays make sense."""
 
 import dataclasses
+import math
 
 from fpgan.errors import FpganError
 
@@ -86,7 +87,8 @@ class NetworkConfig:
         for name, allowed in (("bit_coding", BIT_CODINGS), ("noise", NOISE_KINDS),
                               ("minibatch_stddev_order", GROUP_ORDERS), ("compute_dtype", COMPUTE_DTYPES)):
             _require(getattr(self, name) in allowed, name, getattr(self, name), "one of " + ", ".join(allowed))
-        _require(self.fingerprint_strength > 0, "fingerprint_strength", self.fingerprint_strength, "more than 0")
+        _require(0 < self.fingerprint_strength < math.inf, "fingerprint_strength", self.fingerprint_strength,
+                 "a number above 0")
         _require(self.fingerprint_strength == 1 or self.bit_coding == "plus_minus_one", "fingerprint_strength",
                  self.fingerprint_strength, "1, since network.bit_coding is not 'plus_minus_one'")
 

@@ -44,7 +44,7 @@ def find_place(coordinator: str | None = None, num_processes: int | None = None,
     search = os.environ.get("FPGAN_DISTRIBUTED", "")
     if search not in ("", "auto", "off"):
         raise FpganError(f"FPGAN_DISTRIBUTED is {search!r}; expected auto or off")
-    values = [os.environ.get(name) if value is None else value
+    values = [os.environ.get(name) or None if value is None else value
               for name, value in zip(_GIVEN.values(), (coordinator, num_processes, process_id), strict=True)]
     if any(value is not None for value in values):
         return _given(*values)

@@ -25,7 +25,7 @@ import numpy as np
 
 from fpgan.attribution.registry import check_user
 from fpgan.errors import FpganError
-from fpgan.files import folder_name, import_array_record, reason
+from fpgan.files import folder_name, import_array_record, read_json
 from fpgan.fingerprint import as_bits
 from fpgan.images import ENCODERS
 from fpgan.sets.sharing import shard_name
@@ -171,7 +171,7 @@ def sample_set(model, users: Sequence[str | None], fingerprints, *, per_user: in
         raise FpganError(f"{len(users)} users and {len(packed)} fingerprints; expected as many of each, at least one")
     settings = Settings(model.hash, model.n_bits, len(users), names_digest(users).hexdigest(),
                         hashlib.sha256(packed).hexdigest(), per_user, seed, container, encoding, batch_size, shard_size)
-    _check(settings)
+    check_arguments(per_user, seed, container, encoding, batch_size, shard_size)
     what = SampleSet(settings, users, packed)
     labels: set[str] = set()
     for instance, user in enumerate(users):
@@ -192,11 +192,8 @@ def names_digest(users: Sequence[str | None], digest=None):
 def read_settings(folder: str | os.PathLike) -> Settings:
     """Reads what a folder's set is; FpganError if it holds none, or one of another fpgan."""
     path = Path(folder) / SETTINGS
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise FpganError(f"{path}: cannot be read ({reason(error)}); expected a folder that fpgan generate made") from error
-    if not isinstance(found, dict) or found.pop("fpgan_sample_set", None) != _FORMAT:
+    found = read_json(path, "; expected a folder that fpgan generate made")
+    if found.pop("fpgan_sample_set", None) != _FORMAT:
         raise FpganError(f"{path} is not of this fpgan's generate; choose another folder")
     types = {field.name: int if field.type == "int" else str for field in dataclasses.fields(Settings)}
     if {name: type(value) for name, value in found.items()} != types:
@@ -227,16 +224,20 @@ def finished_shards(folder: str | os.PathLike, settings: Settings) -> set[int]:
     return finished
 
 
-def _check(settings: Settings) -> None:
-    """Refuses arguments that make no set."""
-    for name in ("per_user", "batch_size", "shard_size"):
-        if getattr(settings, name) < 1:
-            raise FpganError(f"{name} is {getattr(settings, name)}; expected at least 1")
-    if not 0 <= settings.seed < 2**32:
-        raise FpganError(f"the seed is {settings.seed}; expected a whole number from 0 to {2**32 - 1}")
-    for name, choices in (("container", CONTAINERS), ("encoding", ENCODINGS)):
-        if getattr(settings, name) not in choices:
-            raise FpganError(f"there is no {name} {getattr(settings, name)!r}; expected one of {', '.join(choices)}")
-    ENCODERS[settings.encoding](np.zeros((1, 1, 3), np.uint8))  # raises what it lacks
-    if settings.container == "array_record":
+def check_arguments(per_user: int, seed: int, container: str, encoding: str, batch_size: int, shard_size: int) -> None:
+    """Refuses arguments that make no set, see `Settings`.
+
+    Raises:
+      FpganError: one is out of range, or container or encoding need a package that is not installed.
+    """
+    for name, value in (("per_user", per_user), ("batch_size", batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise FpganError(f"{name} is {value}; expected at least 1")
+    if not 0 <= seed < 2**32:
+        raise FpganError(f"the seed is {seed}; expected a whole number from 0 to {2**32 - 1}")
+    for name, value, choices in (("container", container, CONTAINERS), ("encoding", encoding, ENCODINGS)):
+        if value not in choices:
+            raise FpganError(f"there is no {name} {value!r}; expected one of {', '.join(choices)}")
+    ENCODERS[encoding](np.zeros((1, 1, 3), np.uint8))  # raises what it lacks
+    if container == "array_record":
         import_array_record()

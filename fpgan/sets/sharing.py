@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.files import create_file, lock, reason, writing
+from fpgan.files import create_file, lock, read_json, reason, writing
 
 _GIVEN, _SLURM = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 _POLL = 1.0  # seconds between looks at a shard that another process holds
@@ -88,11 +88,11 @@ def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
                 raise FpganError(f"{folder} holds other files, {min(foreign)!r} for one; choose another folder")
         if not path.exists():
             create_file(path, json.dumps(wanted, indent=1).encode() + b"\n")
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        found = read_json(path, "; choose another folder")
+    except OSError as error:
         raise FpganError(f"{path}: cannot be read ({reason(error)}); choose another folder") from error
     kind = next(iter(wanted))
-    if not isinstance(found, dict) or found.get(kind) != wanted[kind]:
+    if found.get(kind) != wanted[kind]:
         raise FpganError(f"{path} is not of this command, or of another fpgan; choose another folder")
     differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     told = [f"other {key.removesuffix('_sha256')}" if key.endswith("_sha256") else

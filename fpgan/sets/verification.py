@@ -22,7 +22,7 @@ from fpgan.errors import FpganError
 from fpgan.files import folder_name, is_temporary, reason, record_reader
 from fpgan.fingerprint import Fingerprint, matches, threshold
 from fpgan.images import read_image
-from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, names_digest, read_manifest, read_settings
+from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, names_digest, read_settings
 from fpgan.sets.sharing import cpu_count
 
 SHOWN = 10  # problems that are kept word by word
@@ -108,8 +108,8 @@ def verify_set(folder: str | os.PathLike, model=None, *, decode: int = 0, seed: 
         report.needed = threshold(report.settings.bits, false_positive_rate)
     total = report.settings.total
     chosen = set(random.Random(seed).sample(range(total), min(decode, total)))
-    picked = _check_shards(folder, report, chosen, workers or cpu_count(), progress or (lambda done, total: None))
-    _check_strangers(folder, report)
+    picked, labels = _check_shards(folder, report, chosen, workers or cpu_count(), progress or (lambda done, total: None))
+    _check_strangers(folder, report, labels)
     if picked:
         _decode(model, picked, report)
     return report
@@ -122,9 +122,9 @@ def _check_model(settings: Settings, model) -> None:
 
 
 def _check_shards(folder: Path, report: Report, chosen: set[int], workers: int,
-                  progress: Callable[[int, int], None]) -> list[tuple[dict, bytes]]:
-    """Checks all shards; returns the chosen images with their lines."""
-    settings, picked, last = report.settings, [], None
+                  progress: Callable[[int, int], None]) -> tuple[list[tuple[dict, bytes]], set[str]]:
+    """Checks all shards; returns the chosen images with their lines, and the labels of the instances."""
+    settings, picked, labels, last = report.settings, [], set(), None
     names, prints = hashlib.sha256(), hashlib.sha256()
     for shard, found in _shard_reports(folder, settings, chosen, workers):
         report.problems.extend(found.problems)
@@ -132,6 +132,7 @@ def _check_shards(folder: Path, report: Report, chosen: set[int], workers: int,
         report.listed += found.listed
         report.right += found.right
         picked += found.picked
+        labels.update(map(_label, found.instances))
         names_digest([line["user"] for line in found.instances], names)
         for line in found.instances:
             prints.update(Fingerprint.from_hex(line["fingerprint"], settings.bits).packed)
@@ -143,7 +144,7 @@ def _check_shards(folder: Path, report: Report, chosen: set[int], workers: int,
     for what, digest in (("users", names), ("fingerprints", prints)):
         if report.listed == settings.total and digest.hexdigest() != getattr(settings, f"{what}_sha256"):
             report.problems.add(f"the manifests name other {what} than {SETTINGS} says", first=True)
-    return picked
+    return picked, labels
 
 
 def _shard_reports(folder: Path, settings: Settings, chosen: set[int],
@@ -268,7 +269,7 @@ def _check_folder(folder: Path, settings: Settings, first: int, entry: dict, pro
         problems.add(f"{place}: {reason(error)}")
 
 
-def _check_strangers(folder: Path, report: Report) -> None:
+def _check_strangers(folder: Path, report: Report, labels: set[str]) -> None:
     """Looks for files beside the images that are not of the set."""
     settings, shards = report.settings, range(report.settings.shards)
     names = (settings.manifest_file, settings.journal_file)
@@ -279,10 +280,10 @@ def _check_strangers(folder: Path, report: Report) -> None:
     known, there = {SETTINGS, MANIFEST}, set(os.listdir(folder))
     if settings.container == "array_record":
         known |= {settings.record_file(shard) for shard in shards}
-    elif report.listed < settings.total or len(there - known) == settings.users:
-        return  # nothing too much; or not all folders of users are known, and strange ones cannot be told from them
+    elif len(labels) < settings.users:
+        return  # not all folders of users are known, and strange ones cannot be told from them
     else:
-        known |= {folder_name(_label(entry)) for entry in read_manifest(folder)}
+        known |= {folder_name(label) for label in labels}
     for name in sorted(there - known):
         _strange(folder / name, report.problems)
 

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fpgan.errors import FpganError, quiet_absl
-from fpgan.files import write_file
+from fpgan.files import read_json, reason, write_file
 from fpgan.training.config import default, flatten
 from fpgan.training.state import TrainState
 
@@ -71,8 +71,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
         except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FpganError(f"the checkpoint {self._manager.directory}/{step} cannot be read ({reason}); "
+            raise FpganError(f"the checkpoint {self._manager.directory}/{step} cannot be read ({reason(error)}); "
                              "remove that folder to go on from the one before it") from error
         restored["optimizer"] = {name: type(moments)(**restored["optimizer"][name])
                                  for name, moments in like.optimizer.items()}
@@ -108,28 +107,31 @@ def settle_data(workdir: str | os.PathLike, source) -> None:
     """
     path = Path(workdir) / "data.json"
     data = {"name": source.name, "licence": source.licence, "size": len(source)}
-    begun = json.loads(path.read_text()) if path.exists() else data
-    if begun["size"] != data["size"]:
-        raise FpganError(f"{workdir} was begun with {begun['size']} images, now there are {data['size']}; "
+    begun = read_json(path) if path.exists() else data
+    if begun.get("size") != data["size"]:
+        raise FpganError(f"{workdir} was begun with {begun.get('size')} images, now there are {data['size']}; "
                          "restore them to continue, or give another --workdir")
     write_file(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
-def settle_config(workdir: str | os.PathLike, config) -> None:
-    """Writes the config into a new working directory, or checks that a used one was begun with the same.
+def check_config(workdir: str | os.PathLike, config) -> None:
+    """Checks that a used working directory was begun with the same config.
 
     Raises:
-      FpganError: if the run there was begun with another config, which would make it another experiment.
+      FpganError: if the run there was begun with another one, which would make it another experiment.
     """
-    path = Path(workdir) / "config.json"
-    fields = json.loads(json.dumps(flatten(config)))
+    path, fields = Path(workdir) / "config.json", flatten(config)
     if path.exists():
-        begun = flatten(default()) | json.loads(path.read_text())  # what an older version wrote lacks newer fields
+        begun = flatten(default()) | read_json(path)  # what an older version wrote lacks newer fields
         for key in sorted(begun.keys() | fields.keys()):
             if begun.get(key) != fields.get(key) and not key.startswith(_FREE):
                 raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "
                                  "give the old value to continue, or another --workdir")
-    write_file(path, (json.dumps(fields, indent=2) + "\n").encode())
+
+
+def write_config(workdir: str | os.PathLike, config) -> None:
+    """Writes the config into the working directory."""
+    write_file(Path(workdir) / "config.json", (json.dumps(flatten(config), indent=2) + "\n").encode())
 
 
 def _as_dict(state: TrainState) -> dict:

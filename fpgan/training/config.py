@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import os
 import runpy
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import ml_collections
 
 from fpgan.errors import FpganError
 
+LEAST_FIT = 1_000  # images to fit a reader to
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
           "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
@@ -107,6 +109,12 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for key, least in _LEAST.items():
         if fields[key] < least:
             raise FpganError(f"config key {key!r} is {fields[key]!r}; expected {least} or more")
+    if not 0 < config.export.strength < math.inf or (
+            config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
+        raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
+                         "network.bit_coding is 'plus_minus_one'")
+    if 0 < config.export.fit_images < LEAST_FIT:
+        raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
@@ -114,6 +122,25 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")
     return config
+
+
+def check_batch(config, devices: int) -> None:
+    """Checks that a batch divides evenly over the devices, with whole minibatch groups on each.
+
+    Raises:
+      FpganError: if not, or for a conditional model, which can be run but not trained.
+    """
+    if config.network.label_size:
+        raise FpganError("network.label_size is set; conditional models can be imported and run, but not trained here")
+    batch = config.batch_size
+    group = min(config.network.minibatch_stddev_group, batch)
+    if batch % (devices * group):
+        raise FpganError(f"batch_size {batch} does not split over {devices} devices in groups of {group} "
+                         f"(minibatch standard deviation); expected a multiple of {devices * group}")
+    shrink = config.objective.path_length_batch_shrink
+    if config.objective.path_length and batch // devices % shrink:
+        raise FpganError(f"objective.path_length_batch_shrink {shrink} does not divide the {batch // devices} images of a "
+                         "device; expected a divisor of it")
 
 
 def flatten(config, prefix: str = "") -> dict:

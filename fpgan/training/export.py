@@ -1,7 +1,6 @@
 """From a checkpoint to a model directory."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import numpy as np
 
 from fpgan.attribution.verdict import evenness
 from fpgan.errors import FpganError
-from fpgan.model import Model, from_params, load, save_model
+from fpgan.files import read_json
+from fpgan.model import Model, check_place, from_params, load, save_model
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
-from fpgan.training.monitor import exported_params
+from fpgan.training.monitor import averaged_params
 from fpgan.training.reader import fit_reader
 from fpgan.training.state import init_state
 
@@ -41,20 +41,23 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       The model, as loaded from the directory.
 
     Raises:
-      FpganError: if there is no run or no such checkpoint.
+      FpganError: if there is no run or no such checkpoint, or `out` is something else than a model directory.
     """
+    check_place(out)
     config = read_config(workdir)
-    strength = config.export.strength if strength is None else strength
-    fit_images = config.export.fit_images if fit_images is None else fit_images
+    for key, value in (("strength", strength), ("fit_images", fit_images)):
+        if value is not None:
+            config.export[key] = value
+    configs.check(config)
     trained = NetworkConfig.from_dict(config.network.to_dict())
-    network = dataclasses.replace(trained, fingerprint_strength=trained.fingerprint_strength * strength)
+    network = dataclasses.replace(trained, fingerprint_strength=trained.fingerprint_strength * config.export.strength)
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: init_state(config, network)), step)
     checkpoints.close()
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
-    params = exported_params(config, state)
-    if fit_images:
-        params["decoder"], info["reader"] = fit_reader(network, params, fit_images, config.seed, progress)
+    params = averaged_params(config, state)
+    if config.export.fit_images:
+        params["decoder"], info["reader"] = fit_reader(network, params, config.export.fit_images, config.seed, progress)
     threshold = evenness_threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
@@ -71,7 +74,10 @@ def read_config(workdir: str | Path):
     if not path.is_file():
         raise FpganError(f"no training run in {workdir}: {path.name} is missing; expected the --workdir of fpgan train")
     config = configs.default()
-    for key, value in json.loads(path.read_text()).items():
+    known = configs.flatten(config)
+    for key, value in read_json(path).items():
+        if key not in known:
+            raise FpganError(f"{path}: this fpgan does not know {key!r}; use the version that the run was begun with")
         node = config
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -82,9 +88,9 @@ def read_config(workdir: str | Path):
 
 def training_info(workdir: str | Path, config, step: int) -> dict:
     """What config.json tells about the training."""
-    data = json.loads((Path(workdir) / "data.json").read_text())
-    return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": data["name"],
-            "data_size": data["size"], "licence": data["licence"]}
+    data = read_json(Path(workdir) / "data.json")
+    return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": data.get("name"),
+            "data_size": data.get("size"), "licence": data.get("licence")}
 
 
 def evenness_threshold(model: Model, config, count: int = 512) -> float | None:

@@ -13,8 +13,8 @@ from fpgan import parallel
 from fpgan.data.sources import open_source
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.training.checkpoint import Checkpoints, last_step, settle_config, settle_data, where_to_go_on
-from fpgan.training.config import flatten
+from fpgan.training.checkpoint import Checkpoints, check_config, last_step, settle_data, where_to_go_on, write_config
+from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
 from fpgan.training.monitor import Monitor
 from fpgan.training.samples import write_grids
@@ -56,17 +56,19 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
     """As train, with SIGTERM already noted."""
     report = report if parallel.is_main() else lambda line: None
     network = NetworkConfig.from_dict(config.network.to_dict())
-    devices = check_batch(config)
+    devices = jax.device_count()
+    check_batch(config, devices)
     if parallel.is_main():
-        settle_config(workdir, config)
+        check_config(workdir, config)
     source = open_source(config.data)
-    if parallel.is_main():
-        settle_data(workdir, source)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
     check_sameness(config, workdir, source)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, network, checkpoints, report)
+    if parallel.is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
+        settle_data(workdir, source)
+        write_config(workdir, config)
     start, last = int(state.step), config.total_images // config.batch_size
     images = reals(config, source, start)
     draw = functools.partial(write_grids, workdir, network, source=source, seed=config.seed)
@@ -130,26 +132,6 @@ def closing(checkpoints: Checkpoints, log: Log):
         if alike:
             checkpoints.close()
         log.close()
-
-
-def check_batch(config) -> int:
-    """The number of devices that share a batch, if it divides evenly, with whole minibatch groups on each.
-
-    Raises:
-      FpganError: if not, or for a conditional model, which can be run but not trained.
-    """
-    if config.network.label_size:
-        raise FpganError("network.label_size is set; conditional models can be imported and run, but not trained here")
-    devices, batch = jax.device_count(), config.batch_size
-    group = min(config.network.minibatch_stddev_group, batch)
-    if batch % (devices * group):
-        raise FpganError(f"batch_size {batch} does not split over {devices} devices in groups of {group} "
-                         f"(minibatch standard deviation); expected a multiple of {devices * group}")
-    shrink = config.objective.path_length_batch_shrink
-    if config.objective.path_length and batch // devices % shrink:
-        raise FpganError(f"objective.path_length_batch_shrink {shrink} does not divide the {batch // devices} images of a "
-                         "device; expected a divisor of it")
-    return devices
 
 
 def first_state(config, network: NetworkConfig, checkpoints: Checkpoints, report) -> TrainState:

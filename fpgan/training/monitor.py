@@ -1,4 +1,6 @@
-"""What training is watched by: bit accuracy, consistency and Frechet distance of the model that export would give now.
+"""What training is watched by: bit accuracy, consistency and Frechet distance of the moving averages.
+
+They are the model that export would give now with `export.strength` 1 and no fitted reader.
 
 The inputs are the same at every measurement of a run and of all runs with its seed, and no part of training. Nothing here
 changes the state: a run with it gives the same bits as one without.
@@ -22,8 +24,8 @@ _BATCH = 50  # images per call of the two compiled programs, and in memory
 _PAIRS = 200  # images that are made again with a second fingerprint
 
 
-def exported_params(config, state) -> dict:
-    """The parameters that a model of this state consists of: {"generator", "decoder"} -> nested dict of arrays.
+def averaged_params(config, state) -> dict:
+    """The parameters that a model of this state consists of, as trained: {"generator", "decoder"} -> nested dict of arrays.
 
     Args:
       config: the training config; its `ema_decoder` says which decoder.
@@ -80,7 +82,7 @@ class Monitor:
         if not self._on or (step % self._config.every.evaluate and step != self._last):
             return {}
         began = time.perf_counter()
-        params = parallel.unreplicate(exported_params(self._config, replicated))
+        params = parallel.unreplicate(averaged_params(self._config, replicated))
         model = from_params(self._network, jax.device_put(params), {"name": "in training"})
         return self._measure(model) | {"eval_seconds": time.perf_counter() - began}
 

@@ -19,11 +19,13 @@ from fpgan.evaluation.saving import SAVES, save_all
 from fpgan.model import from_params
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, with_reading
+from fpgan.training.config import LEAST_FIT
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the features' mean variance
 HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
-BATCH = 500  # images
-_MOST_FEATURES = 20_000  # whose moments take 3 GB
+BATCH = 500  # images whose moments are added at once
+_NETWORK_BATCH = 50  # images that the networks see at once
+_MOST_FEATURES = 16_000  # moments of 2 GB each, of which four are in memory at once
 
 
 def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
@@ -45,26 +47,27 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
       The decoder's new parameters, and what was done: "images", "saved_as", "ridge".
 
     Raises:
-      FpganError: too few images, or too many features.
+      FpganError: fewer than LEAST_FIT images, or too many features.
     """
     width = len(params["decoder"]["output"]["weight"])
     features = width + config.decoder_linear * config.resolution**2 * config.channels
     batches = count // BATCH
-    if batches < 2:
-        raise FpganError(f"export.fit_images is {count}; expected 0 for no fit, or {2 * BATCH} or more")
+    if count < LEAST_FIT:
+        raise FpganError(f"there are {count} images to fit a reader to; expected {LEAST_FIT} or more")
     if features > _MOST_FEATURES:
         raise FpganError(f"the decoder has {features:,} features to fit, expected {_MOST_FEATURES:,} at most; set "
                          "export.fit_images to 0")
     model = from_params(config, params, {})
-    program = jax.jit(functools.partial(_second_moments, config))
+    extract = jax.jit(functools.partial(_features, config, params["decoder"]))
     fitted, held_out = np.zeros((2, *[features + 1 + config.fingerprint_bits] * 2))
     rng = np.random.default_rng([seed, 3])
     for batch in range(batches):
         bits = rng.integers(0, 2, (BATCH, config.fingerprint_bits), np.uint8)
-        images = model.generate(bits, rng.integers(0, 2**32, BATCH, np.uint32), batch_size=BATCH)
+        images = model.generate(bits, rng.integers(0, 2**32, BATCH, np.uint32), batch_size=_NETWORK_BATCH)
         for name in SAVES:
+            saved = np.split(save_all(images, name), BATCH // _NETWORK_BATCH)
             moments = held_out if batch % HELD_OUT == 0 else fitted
-            moments += np.asarray(program(params["decoder"], save_all(images, name), bits))
+            moments += np.asarray(_second_moments([extract(part) for part in saved], bits))
         progress((batch + 1) * BATCH, batches * BATCH)
     candidates = {ridge: _ridge_regression(fitted, width, features, ridge) for ridge in RIDGES}
     ridge = min(RIDGES, key=lambda ridge: _squared_error(held_out, candidates[ridge]))
@@ -73,11 +76,17 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     return with_reading(config, params["decoder"], weights.astype(np.float32)), done
 
 
-def _second_moments(config: NetworkConfig, decoder: dict, images: jax.Array, bits: jax.Array) -> jax.Array:
-    """The sum of x^T x over x = [hidden, details, 1, bits as -1 and 1]. uint8 [N, R, R, C], [N, n] -> [P + n, P + n]."""
+def _features(config: NetworkConfig, decoder: dict, images: jax.Array) -> jax.Array:
+    """[hidden, details, 1] of 8-bit images: uint8 [N, R, R, C] -> [N, P]."""
     images = images.astype(jnp.float32) * (2 / 255) - 1
     hidden, details = Decoder(config).apply({"params": decoder}, images, method="features")
-    x = jnp.concatenate([hidden, details, jnp.ones((len(images), 1)), 2.0 * bits - 1], axis=1)
+    return jnp.concatenate([hidden, details, jnp.ones((len(images), 1))], axis=1)
+
+
+@jax.jit
+def _second_moments(features: list[jax.Array], bits: jax.Array) -> jax.Array:
+    """The sum over images of x^T x, x = [features, bits as -1 and 1]: parts of [N, P], [N, n] -> [P + n, P + n]."""
+    x = jnp.concatenate([jnp.concatenate(features), 2.0 * bits - 1], axis=1)
     return jnp.matmul(x.T, x, precision="highest")
 
 
@@ -85,12 +94,11 @@ def _ridge_regression(moments: np.ndarray, width: int, features: int, ridge: flo
     """Weights [P, n]. The ridge is relative to the mean variance of the hidden features, and to that of the details."""
     p, count = features + 1, moments[features, features]
     squares, crossed = moments[:p, :p] / count, moments[:p, p:] / count
-    variances = np.diag(squares) - squares[features] ** 2  # of the constant: 0
-    penalty = np.zeros(p)
-    for group in (slice(0, width), slice(width, features)):
-        if variances[group].size:
-            penalty[group] = ridge * variances[group].mean()
-    return scipy.linalg.solve(squares + np.diag(penalty), crossed, assume_a="pos")
+    variances = np.diag(squares) - squares[features] ** 2
+    for group in (np.arange(width), np.arange(width, features)):
+        if group.size:
+            squares[group, group] += ridge * variances[group].mean()
+    return scipy.linalg.solve(squares, crossed, assume_a="pos", overwrite_a=True)
 
 
 def _squared_error(moments: np.ndarray, weights: np.ndarray) -> float:

@@ -97,8 +97,8 @@ def params_from_model(path: str, network: NetworkConfig, fresh: dict) -> dict:
       FpganError: if the model's architecture has other parameters, or makes another function of the same ones.
     """
     model = load(path)
-    for field in ("bit_coding", "fingerprint_strength", "mapping_lr_multiplier", "minibatch_stddev_group",
-                  "minibatch_stddev_order"):
+    for field in ("bit_coding", "decoder_linear_gain", "fingerprint_strength", "mapping_lr_multiplier",
+                  "minibatch_stddev_group", "minibatch_stddev_order"):
         theirs, ours = getattr(model.config, field), getattr(network, field)
         if theirs != ours:
             raise FpganError(f"cannot start from {path}: network.{field} is {ours!r}, there {theirs!r}; set the same")

@@ -15,8 +15,8 @@ example: whose images are these?
 
   fpgan attribute found/ --registry registry.csv --out verdicts.csv
 
-prints a table, and writes the same with the bits read and the decoder's confidence to
-verdicts.csv:
+prints a table, and writes the same with the bits read, the decoder's confidence and its
+evenness to verdicts.csv:
 
   file                    matches   log10 p  verdict
   found/a.png          128 of 128     -37.1  user alice
@@ -24,8 +24,8 @@ verdicts.csv:
 
 log10 p bounds the probability that an image which no registered user's instance made would
 match any of them so well: the exact binomial tail times the number of users. An image is
-attributed when that is at most --fpr. Verdicts below that are told apart by the decoder's
-confidence, where the model has a calibrated threshold; those have no p-value.
+attributed when that is at most --fpr. Verdicts below that are told apart by how even the
+logits are in size, where the model has a calibrated threshold; those have no p-value.
 
 Very many images go into a folder of parts, by any number of processes, as fpgan decode --help
 shows; then counts are printed instead of the table.

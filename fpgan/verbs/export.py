@@ -28,12 +28,8 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Exports."""
-    from fpgan.errors import missing_extra
+    from fpgan.training.export import export
 
-    try:
-        from fpgan.training.export import export
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name, "train") from None
     model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.fit_images,
                    progress_line("fpgan export"))
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "

@@ -46,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to make")
     what.add_argument("--out", metavar="DIR", required=True, help="folder for images and manifest")
     what.add_argument("--per-user", metavar="K", type=positive, default=1, help="images per instance (default 1)")
-    what.add_argument("--count", dest="per_user", type=positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     what.add_argument("--seed", metavar="S", type=int, default=0,
                       help="latent seed of each instance's first image (default 0)")
     what.add_argument("--container", choices=("files", "array_record"), default="files",
@@ -69,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.attribution.registry import instances
     from fpgan.sets.generation import generate_set
+    from fpgan.sets.sample_sets import check_arguments
 
     share = share_of(args)
+    check_arguments(args.per_user, args.seed, args.container, args.encoding, args.batch_size, args.shard_size)
     model = fpgan.load(args.model)
     users, bits = instances(model.n_bits, fingerprint=args.fingerprint, users=args.user, users_file=args.users,
                             path=args.registry, key_file=args.key_file, issue_new=args.issue)

@@ -6,13 +6,14 @@ example: train, in a directory of its own, and continue there
   fpgan train --config configs/smoke.py --workdir runs/smoke
   fpgan train --config configs/robohash64.py --workdir runs/cats batch_size=64 optimizer.beta1=0.0
 
-Killed anywhere and started again with the same command, a run continues where its last checkpoint stands and ends with
-the same parameters. SIGTERM saves first.
+Killed anywhere and started again with the same command, a run continues where its last
+checkpoint stands and ends with the same parameters. SIGTERM saves first.
 
-On several hosts start the same command in each. Slurm, Open MPI, TPU pods and Kubernetes Jobs tell the processes where
-they meet; elsewhere say so, with I = 0, 1, ... and process 0 on HOST:
+On several hosts start the same command in each. Slurm, Open MPI, TPU pods and Kubernetes Jobs
+tell the processes where they meet; elsewhere say so, with I = 0, 1, ... and process 0 on HOST:
 
-  fpgan train --coordinator HOST:9911 --num-processes 2 --process-id I --config ... --workdir SHARED_FOLDER"""
+  fpgan train --coordinator HOST:9911 --num-processes 2 --process-id I \\
+      --config configs/robohash64.py --workdir SHARED_FOLDER"""
 
 
 def add_arguments(parser):
