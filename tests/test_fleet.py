@@ -108,8 +108,12 @@ def test_a_lost_process_ends_the_others_with_one_message(crew, count, lost):
 def test_the_loss_of_process_0_is_told_by_all_others(crew):
     crew = crew(3)
     crew.everywhere(lambda one: one.meet())
-    for writer in list(crew.hub._members.values()):  # what the system does with the connections of a dead process
-        crew.hub._loop.call_soon_threadsafe(writer.transport.abort)
+
+    def die():  # what the system does with the connections of a dead process, all at once
+        for writer in list(crew.hub._members.values()):
+            writer.transport.abort()
+
+    crew.hub._loop.call_soon_threadsafe(die)
     assert crew.await_ends(3) == [fleet.LOST] * 3
     assert all("process 0 was lost" in crew.said[i][0] and "run the same command again" in crew.said[i][0] for i in (1, 2))
 

@@ -10,6 +10,7 @@ from fpgan.training.stop import StopFlag
 
 @pytest.fixture
 def flag():
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     flag = StopFlag()
     yield flag
@@ -17,6 +18,7 @@ def flag():
     after = {number: signal.getsignal(number) for number in before}
     for number, handler in before.items():
         signal.signal(number, handler)
+    signal.signal(signal.SIGINT, ignored)
     assert (before == after) == (not flag.raised)
 
 
