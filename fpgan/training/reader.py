@@ -23,7 +23,7 @@ from fpgan.training.config import LEAST_FIT
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the features' mean variance
 HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
-BATCH = 500  # images whose moments are added at once
+BATCH = 500  # images, each saved in every way, whose moments are added at once
 _NETWORK_BATCH = 50  # images that the networks see at once
 _MOST_FEATURES = 16_000  # moments of 2 GB each, of which four are in memory at once
 
@@ -64,10 +64,10 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     for batch in range(batches):
         bits = rng.integers(0, 2, (BATCH, config.fingerprint_bits), np.uint8)
         images = model.generate(bits, rng.integers(0, 2**32, BATCH, np.uint32), batch_size=_NETWORK_BATCH)
-        for name in SAVES:
-            saved = np.split(save_all(images, name), BATCH // _NETWORK_BATCH)
-            moments = held_out if batch % HELD_OUT == 0 else fitted
-            moments += np.asarray(_second_moments([extract(part) for part in saved], bits))
+        saved = np.concatenate([save_all(images, name) for name in SAVES])
+        parts = np.split(saved, len(saved) // _NETWORK_BATCH)
+        moments = held_out if batch % HELD_OUT == 0 else fitted
+        moments += np.asarray(_second_moments([extract(part) for part in parts], np.tile(bits, (len(SAVES), 1))))
         progress((batch + 1) * BATCH, batches * BATCH)
     candidates = {ridge: _ridge_regression(fitted, width, features, ridge) for ridge in RIDGES}
     ridge = min(RIDGES, key=lambda ridge: _squared_error(held_out, candidates[ridge]))
