@@ -13,7 +13,7 @@ from fpgan.training.config import load
 
 
 def get_config():
-    """The recipe of robohash32 with four to ten times the channels."""
+    """The recipe of robohash32 with four to eleven times the channels."""
     config = load(Path(__file__).with_name("robohash32.py"))
     config.name = "robohash64"
     config.data.update(dict(resolution=64, count=100_000))

@@ -1,7 +1,7 @@
 """The decoder's last layer in closed form: ridge regression from its features to the bits, when training is over.
 
-Adam, at a learning rate that suits the whole of training, leaves the linear reading far from the best one for the
-generator as it has become. A fit to generated images finds that; with the ways in which images are saved among them, it is
+Adam, at a learning rate that suits the whole of training, does not leave the best linear reading of what the generator has
+come to make. A fit to generated images finds that; with the ways in which images are saved among them, it is
 also one that survives those. What is gained in certainty can be spent on a weaker fingerprint
 (NetworkConfig.fingerprint_strength). No training image is used.
 """
@@ -21,7 +21,7 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, with_reading
 from fpgan.training.config import LEAST_FIT
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the features' mean variance
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the mean variance of the features
 HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
 BATCH = 500  # images, each saved in every way, whose moments are added at once
 _NETWORK_BATCH = 50  # images that the networks see at once
@@ -39,7 +39,7 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     Args:
       config: the architecture; its fingerprint_strength is that of the images.
       params: {"generator", "decoder"} -> nested dict of arrays.
-      count: images to generate, in whole batches.
+      count: images to generate, in whole batches, of which every tenth is held out.
       seed: of fingerprints and latents.
       progress: is given the numbers of images done and in all.
 
