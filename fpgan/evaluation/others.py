@@ -1,4 +1,4 @@
-"""Images that are not the model's, to be tested for false attribution: files, public sets, and other RoboHash art."""
+"""Images by a short name: the real ones to compare with, and others to test for false attribution (RoboHash art, files)."""
 
 from __future__ import annotations
 
