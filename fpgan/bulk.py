@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fpgan.attribution.registry import Registry
-from fpgan.decoding import Source, attribute_rows, decode_sources, image_sources
+from fpgan.decoding import attribute_rows, decode_sources
 from fpgan.errors import FpganError
-from fpgan.files import is_temporary, remove_temporaries, write_file
-from fpgan.rows import Row, Tally, format_of, row_file, write_rows
+from fpgan.io.files import is_temporary, remove_temporaries, write_file
+from fpgan.io.listing import Source, image_sources
+from fpgan.io.tables import format_of, row_file
+from fpgan.rows import Row, Tally, write_rows
 from fpgan.sets.sharing import Claim, Share, begin, claim, shard_name, wait_for_claim
 
 SHARD_SIZE = 16384
@@ -97,7 +99,7 @@ def decode_folder(question: Question, paths: Iterable[str | os.PathLike], folder
       paths: files, folders, globs and array_record files, see `fpgan.decoding.decode_files`; they have to stay as they are
         until all processes are through.
       folder: a new or empty folder, or one that was used with the same arguments; one file system for all processes.
-      format: of the parts, one of `fpgan.rows.FORMATS`.
+      format: of the parts, one of `fpgan.io.tables.FORMATS`.
       shard_size: images per part.
       batch_size: images per call of the compiled program; equal bytes are promised for equal batch sizes.
       workers: threads that read files.

@@ -7,46 +7,24 @@ done.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import attribute
 from fpgan.errors import FpganError
-from fpgan.files import record_reader
-from fpgan.images import EXTENSIONS, iter_images, read_image
+from fpgan.io.images import read_image
+from fpgan.io.listing import Source, contents_of, image_sources
 from fpgan.rows import Row
 
-RECORDS = ".array_record"
 _BATCHES_AHEAD = 4
 _ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where an image is.
-
-    Attributes:
-      path: its file.
-      record: its number in an array_record file, or None.
-      error: why there is nothing to be read, or None.
-    """
-
-    path: str
-    record: int | None = None
-    error: FpganError | None = None
-
-    @property
-    def name(self) -> str:
-        """The path; of a record, `path#number`."""
-        return self.path if self.record is None else f"{self.path}#{self.record}"
 
 
 def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64,
@@ -55,7 +33,7 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
 
     Args:
       model: a Model.
-      paths: files, folders, globs and array_record files of encoded images (as `fpgan.images.iter_images`
+      paths: files, folders, globs and array_record files of encoded images (as `fpgan.io.listing.iter_images`
         takes them).
       batch_size: images per call of the compiled program.
       workers: threads that read files.
@@ -76,7 +54,7 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
         raise FpganError(f"the batch size is {batch_size}; expected at least 1")
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[tuple[str, Future]] = deque()
-        contents = _contents(sources)
+        contents = contents_of(sources)
         first = True
         while True:
             for name, content in contents:
@@ -102,39 +80,6 @@ def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate:
         verdicts = iter(attribute(logits, registry, false_positive_rate, evenness_threshold))
         for row in group:
             yield row if row.logits is None else replace(row, verdict=next(verdicts))
-
-
-def image_sources(paths: Iterable[str | os.PathLike]) -> Iterator[Source]:
-    """Finds the images in files, folders, globs and array_record files, as `decode_files` does, without reading them."""
-    for path, error in iter_images(paths, EXTENSIONS | {RECORDS}):
-        if error or not path.endswith(RECORDS):
-            yield Source(path, error=error)
-            continue
-        try:
-            with record_reader(path) as reader:
-                count = reader.num_records()
-        except FpganError as damage:
-            yield Source(path, error=damage)
-        else:
-            yield from (Source(path, record) for record in range(count))
-
-
-def _contents(sources: Iterable[Source]) -> Iterator[tuple[str, str | bytes | FpganError]]:
-    """Yields the name of each image with its path or encoded bytes, or with the error met on the way."""
-    for path, group in itertools.groupby(sources, lambda source: source.path):
-        with contextlib.ExitStack() as stack:
-            reader = None
-            for source in group:
-                if source.error or source.record is None:
-                    yield source.name, source.error or path
-                    continue
-                try:
-                    reader = reader or stack.enter_context(record_reader(path))
-                    yield source.name, reader.read([source.record])[0]
-                except FpganError as error:
-                    yield source.name, error
-                except RuntimeError:
-                    yield source.name, FpganError("the record is damaged")
 
 
 def _read(source: str | bytes | FpganError, resolution: int) -> tuple[np.ndarray | None, bool, str | None]:

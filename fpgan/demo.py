@@ -13,10 +13,11 @@ import numpy as np
 from fpgan.attribution import Registry, issue, write
 from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError, missing_extra
-from fpgan.files import write_file
-from fpgan.images import encode_png, grid, read_image
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png, grid, read_image
+from fpgan.io.tables import row_file
 from fpgan.model import Model, load
-from fpgan.rows import Row, row_file
+from fpgan.rows import Row
 from fpgan.sets.generation import generate_set
 
 USERS = ("alice", "bob", "carol")

@@ -22,9 +22,9 @@ from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
 from fpgan.errors import FpganError
-from fpgan.files import write_file
 from fpgan.fingerprint import as_bits
-from fpgan.images import to_uint8
+from fpgan.io.files import write_file
+from fpgan.io.images import to_uint8
 from fpgan.networks import parameters
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 import fpgan
 from fpgan.errors import FpganError
-from fpgan.files import reason
+from fpgan.io.files import reason
 from fpgan.processes.cluster import PATIENCE, Place, find_place
 from fpgan.processes.fleet import Fleet, Hub, listen
 

@@ -18,8 +18,9 @@ from fpgan.attribution import issue
 from fpgan.bulk import Question, decode_folder, is_folder
 from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError
-from fpgan.files import write_file
-from fpgan.rows import Row, row_file, write_rows
+from fpgan.io.files import write_file
+from fpgan.io.tables import row_file
+from fpgan.rows import Row, write_rows
 from fpgan.sets.generation import generate_set
 from fpgan.sets.sharing import Share, claim
 

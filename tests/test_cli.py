@@ -12,8 +12,8 @@ from fake_model import FakeModel
 
 import fpgan
 from fpgan import cli
-from fpgan.files import write_file
-from fpgan.images import encode_png, read_image
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png, read_image
 from fpgan.sets.sample_sets import read_manifest
 
 HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")

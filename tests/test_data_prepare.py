@@ -15,8 +15,8 @@ from fpgan.data.prepare import prepare
 from fpgan.data.settings import prepared_folder, read_settings
 from fpgan.data.sources import PreparedImages, RenderedCats, open_source
 from fpgan.errors import FpganError
-from fpgan.files import locked
-from fpgan.images import encode_png
+from fpgan.io.files import locked
+from fpgan.io.images import encode_png
 
 
 @pytest.fixture

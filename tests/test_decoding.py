@@ -16,10 +16,11 @@ from fpgan import decoding
 from fpgan.attribution import issue
 from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError
-from fpgan.files import write_file
 from fpgan.fingerprint import Fingerprint
-from fpgan.images import encode_png
-from fpgan.rows import Row, row_file, row_writer, write_rows
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png
+from fpgan.io.tables import row_file, row_writer
+from fpgan.rows import Row, write_rows
 from fpgan.sets.generation import generate_set
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)

@@ -14,7 +14,7 @@ from fpgan.evaluation.collect import Settings, draw
 from fpgan.evaluation.others import FileImages
 from fpgan.evaluation.report import table
 from fpgan.fingerprint import threshold
-from fpgan.images import encode_png, to_uint8
+from fpgan.io.images import encode_png, to_uint8
 from fpgan.model import save_model
 from fpgan.networks.config import NetworkConfig
 

@@ -18,9 +18,9 @@ from fake_model import N_BITS, FakeModel
 
 from fpgan.attribution import issue
 from fpgan.errors import FpganError
-from fpgan.files import record_reader
 from fpgan.fingerprint import Fingerprint
-from fpgan.images import read_image
+from fpgan.io.images import read_image
+from fpgan.io.records import record_reader
 from fpgan.sets.generation import IN_FLIGHT, generate_set
 from fpgan.sets.sample_sets import read_manifest, read_settings
 from fpgan.sets.shard_files import FileShard, RecordShard

@@ -11,7 +11,7 @@ from official_pickles import ORACLES, dump, networks, oracle, part
 import fpgan
 from fpgan import cli
 from fpgan.errors import FpganError
-from fpgan.images import to_uint8
+from fpgan.io.images import to_uint8
 from fpgan.model import load_discriminator
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator

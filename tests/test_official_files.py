@@ -13,7 +13,7 @@ import pytest
 from official_pickles import ORACLES, Network, dump, edited, networks, part
 
 from fpgan import cli
-from fpgan.official.unpickle import read_networks
+from fpgan.io.unpickle import read_networks
 
 
 @pytest.fixture

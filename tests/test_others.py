@@ -7,7 +7,7 @@ from fpgan.data.robohash import render_cats
 from fpgan.errors import FpganError
 from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.others import ROBOHASH_SETS, FileImages, PartOf, open_other
-from fpgan.images import encode_png
+from fpgan.io.images import encode_png
 
 R = 16
 

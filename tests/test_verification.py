@@ -11,7 +11,7 @@ import fpgan
 from fpgan import cli
 from fpgan.attribution import issue
 from fpgan.errors import FpganError
-from fpgan.images import encode_png, read_image
+from fpgan.io.images import encode_png, read_image
 from fpgan.sets.generation import generate_set
 from fpgan.sets.sharing import Share
 from fpgan.sets.verification import verify_set

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpgan.errors import FpganError
-from fpgan.files import locked, reason, write_file
 from fpgan.fingerprint import Fingerprint, as_bits
+from fpgan.io.files import locked, reason, write_file
 
 HEADER = ["user", "fingerprint"]
 MIN_KEY_BYTES = 16

@@ -24,8 +24,8 @@ from jax import lax
 from fpgan import model as model_module
 from fpgan.benchmarks.programs import Program, compile_program, compile_training, time_in_turns
 from fpgan.errors import FpganError
-from fpgan.evaluation.provenance import provenance
-from fpgan.files import write_file
+from fpgan.io.files import write_file
+from fpgan.io.provenance import provenance
 from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params

@@ -21,8 +21,8 @@ import numpy as np
 
 from fpgan.benchmarks.programs import time_in_turns
 from fpgan.errors import FpganError
-from fpgan.files import import_array_record
-from fpgan.images import ENCODERS
+from fpgan.io.images import ENCODERS
+from fpgan.io.records import import_array_record
 from fpgan.sets.generation import generate_set
 from fpgan.sets.sharing import cpu_count
 

@@ -9,7 +9,7 @@ from fpgan.data import records, robohash
 from fpgan.data.folder import list_own_images
 from fpgan.data.settings import prepared_folder, read_settings
 from fpgan.errors import FpganError
-from fpgan.files import locked
+from fpgan.io.files import locked
 
 
 @dataclasses.dataclass(frozen=True)

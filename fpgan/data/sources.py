@@ -5,11 +5,10 @@ import abc
 import numpy as np
 
 from fpgan.data import robohash
-from fpgan.data.crop import crop_and_resize
 from fpgan.data.records import find_public_set, is_prepared, open_records, read_description
 from fpgan.data.settings import prepare_command, prepared_folder, read_settings
 from fpgan.errors import FpganError
-from fpgan.images import read_image
+from fpgan.io.images import crop_and_resize, read_image
 
 _CHUNK = 512  # images between two reports of progress
 

@@ -15,7 +15,7 @@ from fpgan.attribution.registry import Registry
 from fpgan.errors import FpganError
 from fpgan.evaluation.features import Extractor
 from fpgan.evaluation.saving import SAVES, save_all
-from fpgan.images import to_uint8
+from fpgan.io.images import to_uint8
 
 MOST_PAIRS = 500  # images kept for consistency and for diversity
 _CHUNK = 256  # images in memory at a time

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fpgan.errors import FpganError, missing_extra, printable
-from fpgan.files import write_file
+from fpgan.io.files import write_file
 
 DEFAULT_METRICS = ("accuracy", "eval_accuracy", "eval_frechet_*")
 AXES = {"images": "training images seen", "step": "training steps"}

@@ -29,9 +29,9 @@ from fpgan.evaluation.collect import (
 )
 from fpgan.evaluation.features import Extractor, open_extractor
 from fpgan.evaluation.others import data_settings, open_other
-from fpgan.evaluation.provenance import provenance
-from fpgan.files import write_file
 from fpgan.fingerprint import matches, threshold
+from fpgan.io.files import write_file
+from fpgan.io.provenance import provenance
 
 LEAST_COUNT = 20  # two images for each block of the kernel distance
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.errors import FpganError, missing_extra
-from fpgan.images import list_images, read_image
+from fpgan.io.images import read_image
+from fpgan.io.listing import list_images
 
 ROBOHASH_SETS = {  # name -> folder in the package robohash, its licence, the order of its combinations
     "robohash_monsters": ("set2", "CC-BY-3.0 (RoboHash set2: art by Hrvoje Novakovic)", 0x0207),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from fpgan.images import encode_png, read_image
+from fpgan.io.images import encode_png, read_image
 
 _BICUBIC = Image.Resampling.BICUBIC
 

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from fpgan.errors import FpganError
+from fpgan.io.unpickle import read_networks
 from fpgan.model import Model, load, save_model
 from fpgan.official.convert import convert
-from fpgan.official.unpickle import read_networks
 
 LICENCE = "that of the authors' weights, see their repository; it is non-commercial"
 

@@ -10,9 +10,9 @@ import re
 import numpy as np
 
 from fpgan.errors import FpganError
+from fpgan.io.unpickle import Network, brief
 from fpgan.model import param_shapes
 from fpgan.networks.config import NetworkConfig
-from fpgan.official.unpickle import Network, brief
 
 NETWORKS = ("generator", "decoder", "discriminator")
 _FMAP_BASE, _FMAP_MAX, _MAPPING_RATE, _GROUP = 16384, 512, 0.01, 4  # what the authors' constructors take unless told

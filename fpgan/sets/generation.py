@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from fpgan.files import is_temporary
+from fpgan.io.files import is_temporary
 from fpgan.sets.sample_sets import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.sets.shard_files import KINDS, Shard
 from fpgan.sets.sharing import Claim, Share, begin, claim, cpu_count, wait_for_claim

@@ -17,6 +17,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,10 @@ import numpy as np
 
 from fpgan.attribution.registry import check_user
 from fpgan.errors import FpganError
-from fpgan.files import folder_name, import_array_record, read_json
 from fpgan.fingerprint import as_bits
-from fpgan.images import ENCODERS
+from fpgan.io.files import read_json
+from fpgan.io.images import ENCODERS
+from fpgan.io.records import import_array_record
 from fpgan.sets.sharing import shard_name
 
 CONTAINERS = ("files", "array_record")
@@ -35,6 +38,9 @@ ENCODINGS = tuple(ENCODERS)
 SETTINGS, MANIFEST = "settings.json", "manifest"
 SHARD_SIZE = 4096
 _FORMAT = 1
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|settings|manifest)(\.|$)", re.IGNORECASE)
+_CAPITAL = re.compile("[A-Z]")
+_MAX_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -241,3 +247,23 @@ def check_arguments(per_user: int, seed: int, container: str, encoding: str, bat
     ENCODERS[encoding](np.zeros((1, 1, 3), np.uint8))  # raises what it lacks
     if container == "array_record":
         import_array_record()
+
+
+def folder_name(label: str) -> str:
+    """Makes a name that every file system takes.
+
+    Different labels have different names, also where case does not count. What is not a letter of ASCII, a digit or
+    one of `_.-` is percent-encoded; a label that is long or has capital letters gets `~` and a piece of its hash; a
+    name that a system or a sample set reserves gets its first letter encoded.
+
+    Args:
+      label: any text but the empty one.
+    """
+    name = urllib.parse.quote(label, safe="").replace("~", "%7E")
+    if name[0] == "." or _RESERVED.match(name):
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if name[-1] == ".":
+        name = name[:-1] + "%2E"
+    if len(name) <= _MAX_NAME and not _CAPITAL.search(label):
+        return name
+    return f"{name[:_MAX_NAME - 17]}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"

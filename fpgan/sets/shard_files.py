@@ -16,8 +16,9 @@ from typing import BinaryIO
 import numpy as np
 
 from fpgan.errors import FpganError
-from fpgan.files import import_array_record, remove_temporaries, replacing, write_file, writing
-from fpgan.images import ENCODERS
+from fpgan.io.files import remove_temporaries, replacing, write_file, writing
+from fpgan.io.images import ENCODERS
+from fpgan.io.records import import_array_record
 from fpgan.sets.sample_sets import SampleSet
 from fpgan.sets.sharing import Claim
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.files import create_file, lock, read_json, reason, writing
+from fpgan.io.files import create_file, lock, read_json, reason, writing
 
 _GIVEN, _SLURM = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 _POLL = 1.0  # seconds between looks at a shard that another process holds

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.errors import FpganError
-from fpgan.files import folder_name, is_temporary, reason, record_reader
 from fpgan.fingerprint import Fingerprint, matches, threshold
-from fpgan.images import read_image
-from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, names_digest, read_settings
+from fpgan.io.files import is_temporary, reason
+from fpgan.io.images import read_image
+from fpgan.io.records import record_reader
+from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, folder_name, names_digest, read_settings
 from fpgan.sets.sharing import cpu_count
 
 SHOWN = 10  # problems that are kept word by word

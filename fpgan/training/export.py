@@ -9,7 +9,7 @@ import numpy as np
 
 from fpgan.attribution.verdict import evenness
 from fpgan.errors import FpganError
-from fpgan.files import read_json
+from fpgan.io.files import read_json
 from fpgan.model import Model, check_place, from_params, load, save_model
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from fpgan import parallel
-from fpgan.files import write_file
-from fpgan.images import encode_png, grid
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png, grid
 from fpgan.model import from_params
 from fpgan.networks.config import NetworkConfig
 

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.attribution.verdict import explain
     from fpgan.bulk import Question, is_folder
     from fpgan.decoding import attribute_rows, decode_files
-    from fpgan.rows import row_file, write_rows
+    from fpgan.io.tables import row_file
+    from fpgan.rows import write_rows
 
     model = fpgan.load(args.model)
     named = args.user + (read_users(args.users) if args.users else [])

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.bulk import Question, is_folder
     from fpgan.decoding import decode_files
-    from fpgan.rows import row_file, write_rows
+    from fpgan.io.tables import row_file
+    from fpgan.rows import write_rows
 
     if is_folder(args.out):
         return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)

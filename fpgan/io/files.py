@@ -1,31 +1,26 @@
-"""Files that are whole or not there: atomic writing, a lock between processes, safe names, array_record."""
+"""Files that are whole or not there: atomic writing, locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
 import secrets
-import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import IO
 
-from fpgan.errors import FpganError, missing_extra
+from fpgan.errors import FpganError
 
 try:
     import fcntl
 except ImportError:  # Windows: no advisory locks, so two processes in one folder are the user's care
     fcntl = None
 
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|settings|manifest)(\.|$)", re.IGNORECASE)
-_CAPITAL = re.compile("[A-Z]")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
-_MAX_NAME, _MAX_STEM = 120, 60
+_MAX_STEM = 60
 
 
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
@@ -182,26 +177,6 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def folder_name(label: str) -> str:
-    """Makes a name that every file system takes.
-
-    Different labels have different names, also where case does not count. What is not a letter of ASCII, a digit or
-    one of `_.-` is percent-encoded; a label that is long or has capital letters gets `~` and a piece of its hash; a
-    name that a system or a sample set reserves gets its first letter encoded.
-
-    Args:
-      label: any text but the empty one.
-    """
-    name = urllib.parse.quote(label, safe="").replace("~", "%7E")
-    if name[0] == "." or _RESERVED.match(name):
-        name = f"%{ord(name[0]):02X}{name[1:]}"
-    if name[-1] == ".":
-        name = name[:-1] + "%2E"
-    if len(name) <= _MAX_NAME and not _CAPITAL.search(label):
-        return name
-    return f"{name[:_MAX_NAME - 17]}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
-
-
 def read_json(path: str | os.PathLike, hint: str = "") -> dict:
     """Reads a file that holds one JSON object.
 
@@ -219,43 +194,6 @@ def read_json(path: str | os.PathLike, hint: str = "") -> dict:
     if not isinstance(found, dict):
         raise FpganError(f"{os.fspath(path)}: cannot be read (it is no JSON object){hint}")
     return found
-
-
-def import_array_record() -> ModuleType:
-    """Imports what reads and writes array_record files.
-
-    Returns:
-      The module with ArrayRecordReader and ArrayRecordWriter.
-
-    Raises:
-      FpganError: array_record is not installed.
-    """
-    try:
-        from array_record.python import array_record_module
-    except ImportError as error:
-        raise missing_extra("array_record", "records") from error
-    return array_record_module
-
-
-@contextlib.contextmanager
-def record_reader(path: str | os.PathLike) -> Iterator:
-    """Opens an array_record file for reading.
-
-    Yields:
-      An ArrayRecordReader: num_records(), read([i]) -> [bytes], read_all(); these raise RuntimeError on
-        damage.
-
-    Raises:
-      FpganError: array_record is not installed, or the file is none or damaged.
-    """
-    reader = import_array_record().ArrayRecordReader(os.fspath(path))
-    try:
-        if not reader.ok():
-            raise FpganError(f"{path}: no array_record file, or a damaged one")
-        yield reader
-    finally:
-        with contextlib.suppress(RuntimeError):  # closing a damaged file raises
-            reader.close()
 
 
 def reason(error: BaseException) -> str:

@@ -1,27 +1,25 @@
-"""Images as files and as arrays: grey levels, reading anything, deterministic PNG, finding files, grids."""
+"""Images as files and as arrays: grey levels, reading anything, deterministic PNG, crops, grids."""
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from fpgan.errors import FpganError
-from fpgan.files import reason
+from fpgan.io.files import reason
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 # What Pillow raises for damaged files, by format; anything else is a bug and shows its traceback.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
             struct.error, zlib.error, Image.DecompressionBombError)
 _RUNS = 3  # Z_RLE of zlib
 _LANCZOS = Image.Resampling.LANCZOS
+CROPS = ("center", "none", "celeba128")
+_CELEBA_CENTRE, _CELEBA_SIDE = (89, 121), 128  # x, y in the aligned 178 x 218 images
 
 
 def to_uint8(x) -> np.ndarray:
@@ -90,48 +88,6 @@ def encode_webp(image: np.ndarray) -> bytes:
 ENCODERS = {"png": encode_png, "webp": encode_webp}
 
 
-def list_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """Lists the image files that `iter_images` finds; a folder that cannot be read is a FpganError."""
-    images = []
-    for path, error in iter_images(paths):
-        if error:
-            raise error
-        images.append(Path(path))
-    return images
-
-
-def iter_images(paths: Iterable[str | os.PathLike],
-                extensions: frozenset[str] = EXTENSIONS) -> Iterator[tuple[str, FpganError | None]]:
-    """Finds image files lazily, one folder at a time.
-
-    Links to folders are followed, but not back to a folder that they lie in.
-
-    Args:
-      paths: files (taken whatever their names), folders (searched recursively, hidden files left out) and
-        glob patterns (`**` reaches into folders).
-      extensions: endings, in lower case, of the files to take from folders and patterns.
-
-    Yields:
-      (path, None) in the order of the arguments, sorted within each; (folder, error) for a folder that cannot
-        be read.
-
-    Raises:
-      FpganError: a path does not exist, or an argument holds no image.
-    """
-    paths = [os.fspath(path) for path in paths]
-    for path in paths:  # all of them before the first, which may be large
-        if not os.path.lexists(path) and not glob.has_magic(path):
-            raise FpganError(f"{path}: no such file or folder")
-    for path in paths:
-        found = False
-        for image_and_error in _images_at(path, extensions):
-            found = True
-            yield image_and_error
-        if not found:
-            raise FpganError(f"{path}: no images found; expected a file, a folder or a pattern of files "
-                             f"ending in {' '.join(sorted(extensions))}")
-
-
 def grid(images: np.ndarray, scale: int = 1, pad: int = 2) -> np.ndarray:
     """Arranges images in rows and columns on white.
 
@@ -166,40 +122,54 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _images_at(path: str, extensions: frozenset[str]) -> Iterator[tuple[str, FpganError | None]]:
-    if os.path.isdir(path):
-        yield from _walk(path, extensions)
-    elif os.path.lexists(path):
-        yield path, None
-    else:
-        found = set(glob.iglob(path, recursive=True))
-        yield from ((match, None) for match in sorted(found) if _ends_in(match, extensions) and os.path.isfile(match))
+def crop_box(width, height, crop):
+    """Finds the square window of an image that is kept.
+
+    Args:
+      width, height: size of the image in pixels.
+      crop: "center": the largest central square; "none": all of it, which must be square; "celeba128": the
+        128 x 128 window centred at x = 89, y = 121, for the aligned images of CelebA.
+
+    Returns:
+      (left, top, side) in pixels.
+
+    Raises:
+      FpganError: if the crop is unknown or does not fit this image; the text names no file.
+    """
+    if crop == "center":
+        side = min(width, height)
+        return (width - side) // 2, (height - side) // 2, side
+    if crop == "none":
+        if width != height:
+            raise FpganError(f"{width} x {height} is not square, as crop=none expects; use crop=center")
+        return 0, 0, width
+    if crop == "celeba128":
+        left, top = (c - _CELEBA_SIDE // 2 for c in _CELEBA_CENTRE)
+        if width < left + _CELEBA_SIDE or height < top + _CELEBA_SIDE:
+            raise FpganError(f"{width} x {height} is too small for crop=celeba128, which expects CelebA's"
+                             " aligned images of 178 x 218; use crop=center")
+        return left, top, _CELEBA_SIDE
+    raise FpganError(f"there is no crop {crop!r}; expected one of: {', '.join(CROPS)}")
 
 
-def _walk(folder: str, extensions: frozenset[str],
-          above: frozenset[str] = frozenset()) -> Iterator[tuple[str, FpganError | None]]:
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted((entry.name, _is_folder(entry)) for entry in entries if entry.name[0] != ".")
-    except OSError as error:
-        yield folder, FpganError(f"{folder}: cannot be read ({reason(error)})")
-        return
-    above |= {os.path.realpath(folder)}
-    for name, is_folder in names:
-        path = os.path.join(folder, name)
-        if is_folder:
-            if os.path.realpath(path) not in above:
-                yield from _walk(path, extensions, above)
-        elif _ends_in(name, extensions):
-            yield path, None
+def crop_and_resize(image, resolution, crop):
+    """Crops an image to a square and scales it with an antialiasing (Lanczos) filter.
 
+    Args:
+      image: uint8 [H, W, 3].
+      resolution: side length of the result in pixels.
+      crop: as in `crop_box`.
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # such as a link to itself: if it is named like an image, reading it says what is wrong
-        return False
+    Returns:
+      uint8 [R, R, 3], and the side length of the window it was made from, in pixels.
 
-
-def _ends_in(name: str, extensions: frozenset[str]) -> bool:
-    return os.path.splitext(name)[1].lower() in extensions
+    Raises:
+      FpganError: as `crop_box`.
+    """
+    height, width = image.shape[:2]
+    left, top, side = crop_box(width, height, crop)
+    window = image[top:top + side, left:left + side]  # [side, side, 3]
+    if side == resolution:
+        return np.ascontiguousarray(window), side
+    size = (resolution, resolution)
+    return np.array(Image.fromarray(window).resize(size, Image.Resampling.LANCZOS)), side
