@@ -26,7 +26,7 @@ from fpgan.benchmarks.programs import Program, compile_program, compile_training
 from fpgan.errors import FpganError
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
-from fpgan.networks import layers
+from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
 
@@ -233,7 +233,7 @@ def grouped_modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *,
     x = lax.conv_general_dilated(x, kernels, (1, 1), [(pad, pad)] * 2, lhs_dilation=(2, 2) if up else (1, 1),
                                  dimension_numbers=_DIMENSIONS, feature_group_count=n)
     x = jnp.moveaxis(x.reshape(*x.shape[1:3], n, features), 2, 0)  # [N, H, W, O]
-    return layers.fir(x, (1, 1), gain=4.0) if up else x
+    return resampling.fir(x, (1, 1), gain=4.0) if up else x
 
 
 @contextlib.contextmanager
