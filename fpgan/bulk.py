@@ -21,12 +21,13 @@ from pathlib import Path
 
 from fpgan.attribution.registry import Registry
 from fpgan.decoding import attribute_rows, decode_sources
+from fpgan.distributed.environment import Share
+from fpgan.distributed.work import Claim, begin, claim, shard_name, wait_for_claim
 from fpgan.errors import FpganError
 from fpgan.io.files import is_temporary, remove_temporaries, write_file
 from fpgan.io.listing import Source, image_sources
 from fpgan.io.tables import format_of, row_file
 from fpgan.rows import Row, Tally, write_rows
-from fpgan.sets.sharing import Claim, Share, begin, claim, shard_name, wait_for_claim
 
 SHARD_SIZE = 16384
 _ABOUT = "_fpgan"

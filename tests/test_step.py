@@ -10,7 +10,7 @@ import tiny
 
 from fpgan.data.pipeline import stream
 from fpgan.data.sources import open_source
-from fpgan.parallel import AXIS
+from fpgan.distributed.devices import AXIS
 from fpgan.training import step
 from fpgan.training.state import init_state
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.benchmarks.programs import time_in_turns
+from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
 from fpgan.sets.generation import generate_set
-from fpgan.sets.sharing import cpu_count
 
 _PER_USER = 64
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fpgan import parallel
+from fpgan.distributed.devices import pmap, replicate
 from fpgan.networks.config import NetworkConfig
 
 # An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
@@ -49,13 +49,13 @@ def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Pr
     from fpgan.training.step import phases
 
     network, count = NetworkConfig.from_dict(config.network.to_dict()), len(devices)
-    state = parallel.replicate(init_state(config, network), devices)
+    state = replicate(init_state(config, network), devices)
     shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
     images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     programs, intervals, states = {}, {}, [state]
     for phase in phases(config, network, config.batch_size // count, resident=False):
         started = time.perf_counter()
-        compiled = parallel.pmap(phase.run, devices=devices).lower(state, images).compile()
+        compiled = pmap(phase.run, devices=devices).lower(state, images).compile()
         elapsed = time.perf_counter() - started
 
         def call(compiled=compiled):

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fpgan import parallel
 from fpgan.benchmarks.pods import SYSTEMS, Work, predict
 from fpgan.benchmarks.programs import compile_training, time_in_turns
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training.config import check_batch
@@ -112,7 +112,7 @@ def count_work(config, device_batch: int) -> list[Work]:
     one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, images))
     work = []
     for phase in phases(config, network, device_batch, resident=False):
-        lowered = parallel.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
+        lowered = devices.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
         flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.name)))
     return work

@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.attribution.registry import check_user
+from fpgan.distributed.work import shard_name
 from fpgan.errors import FpganError
 from fpgan.fingerprint import as_bits
 from fpgan.io.files import read_json
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
-from fpgan.sets.sharing import shard_name
 
 CONTAINERS = ("files", "array_record")
 ENCODINGS = tuple(ENCODERS)

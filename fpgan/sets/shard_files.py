@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fpgan.distributed.work import Claim
 from fpgan.errors import FpganError
 from fpgan.io.files import remove_temporaries, replacing, write_file, writing
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
 from fpgan.sets.sample_sets import SampleSet
-from fpgan.sets.sharing import Claim
 
 _DIGEST = 32  # bytes of a SHA-256
 _LENGTH = 4

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, matches, threshold
 from fpgan.io.files import is_temporary, reason
 from fpgan.io.images import read_image
 from fpgan.io.records import record_reader
 from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, folder_name, names_digest, read_settings
-from fpgan.sets.sharing import cpu_count
 
 SHOWN = 10  # problems that are kept word by word
 

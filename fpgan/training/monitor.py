@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from fpgan import parallel
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import open_extractor
@@ -53,7 +53,7 @@ class Monitor:
         """
         self._config, self._network = config, network
         self._last = config.total_images // config.batch_size
-        self._on = bool(config.every.evaluate) and parallel.is_main()
+        self._on = bool(config.every.evaluate) and devices.is_main()
         if not self._on:
             return
         if len(source) < 2:
@@ -82,7 +82,7 @@ class Monitor:
         if not self._on or (step % self._config.every.evaluate and step != self._last):
             return {}
         began = time.perf_counter()
-        params = parallel.unreplicate(averaged_params(self._config, replicated))
+        params = devices.unreplicate(averaged_params(self._config, replicated))
         model = from_params(self._network, jax.device_put(params), {"name": "in training"})
         return self._measure(model) | {"eval_seconds": time.perf_counter() - began}
 

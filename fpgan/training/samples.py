@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan import parallel
+from fpgan.distributed import devices
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, grid
 from fpgan.model import from_params
@@ -26,7 +26,7 @@ def write_grids(workdir: Path, network: NetworkConfig, state, source, seed: int)
     Returns:
       name -> uint8 picture, as written; nothing in processes but the main one.
     """
-    if not parallel.is_main():
+    if not devices.is_main():
         return {}
     rng = np.random.default_rng(seed)
     model = from_params(network, state.ema, {"name": "in training"})

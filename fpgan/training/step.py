@@ -21,11 +21,11 @@ import optax
 from jax import lax
 
 from fpgan.data.order import shuffled_index
+from fpgan.distributed.devices import AXIS
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
-from fpgan.parallel import AXIS
 from fpgan.training import losses
 from fpgan.training.state import TrainState, adam, lazy_factor
 

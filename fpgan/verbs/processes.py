@@ -17,7 +17,7 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def share_of(args: argparse.Namespace):
-    """Returns this process's share, a `fpgan.sets.sharing.Share`."""
-    from fpgan.sets.sharing import process_share
+    """Returns this process's share, a `fpgan.distributed.environment.Share`."""
+    from fpgan.distributed.environment import process_share
 
     return process_share(args.process_id, args.num_processes)

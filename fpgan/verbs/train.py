@@ -28,10 +28,10 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Trains."""
-    from fpgan import parallel
+    from fpgan.distributed import runtime
     from fpgan.errors import missing_extra
 
-    with parallel.together("fpgan train", args.coordinator, args.num_processes, args.process_id):
+    with runtime.together("fpgan train", args.coordinator, args.num_processes, args.process_id):
         try:
             from fpgan.training import config, loop
         except ModuleNotFoundError as error:

@@ -10,63 +10,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
 from fpgan.io.files import create_file, lock, read_json, reason, writing
 
-_GIVEN, _SLURM = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 _POLL = 1.0  # seconds between looks at a shard that another process holds
-
-
-@dataclass(frozen=True)
-class Share:
-    """One process's part of the shards.
-
-    Attributes:
-      index: number of this process, from 0.
-      count: how many processes there are.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def shards(self, total: int) -> range:
-        """The numbers of this process's shards, of `total` in all."""
-        return range(self.index, total, self.count)
-
-    def refuse_several(self, expected: str) -> None:
-        """Raises FpganError unless this is the only process; says what several ones expect."""
-        if self.count > 1:
-            raise FpganError(f"this is {self}; several processes write into {expected}")
-
-    def __str__(self) -> str:
-        return f"process {self.index} of {self.count}"
-
-
-def process_share(index: int | None = None, count: int | None = None, environment: Mapping[str, str] = os.environ) -> Share:
-    """Finds out which process this is.
-
-    Args:
-      index: given by the user, together with `count`; else FPGAN_PROCESS_ID and FPGAN_NUM_PROCESSES count, else what
-        Slurm tells the tasks that srun starts (SLURM_PROCID and SLURM_STEP_NUM_TASKS; a batch script has a SLURM_PROCID,
-        too, but is one process, however many it asked for), else this process is the only one.
-      count: how many processes there are.
-      environment: the variables.
-
-    Raises:
-      FpganError: only one of the two is known, or they are no process number below a number of processes.
-    """
-    if index is not None or count is not None:
-        return _checked(index, count, "--process-id and --num-processes")
-    if any(environment.get(name) for name in _GIVEN):
-        return _checked(*(environment.get(name) for name in _GIVEN), " and ".join(_GIVEN))
-    if environment.get(_SLURM[1]):
-        return _checked(*(environment.get(name) for name in _SLURM), " and ".join(_SLURM))
-    return Share()
 
 
 def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
@@ -163,18 +114,3 @@ def wait_for_claim(path: str | os.PathLike, finished: Callable[[], bool]) -> Cla
 def shard_name(number: int, total: int) -> str:
     """The name of a shard of `total`: "00003-of-00010"; in alphabetical order up to 10^5 shards."""
     return f"{number:05d}-of-{total:05d}"
-
-
-def cpu_count() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _checked(index, count, told: str) -> Share:
-    try:
-        share = Share(int(index), int(count))
-    except (TypeError, ValueError):
-        raise FpganError(f"{told} are {index!r} and {count!r}; expected two whole numbers") from None
-    if not 0 <= share.index < share.count:
-        raise FpganError(f"{told} are {index} and {count}; expected a process number from 0 to the number of processes - 1")
-    return share

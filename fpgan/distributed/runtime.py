@@ -1,4 +1,4 @@
-"""Everything about many devices and many hosts."""
+"""A run of several processes: they join before anything touches a device, and end together."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 import jax
@@ -17,40 +17,11 @@ from jax._src import distributed  # for the key-value store that the processes s
 from jax.experimental import multihost_utils
 
 import fpgan
+from fpgan.distributed.devices import AXIS
+from fpgan.distributed.environment import PATIENCE, Place, find_place
+from fpgan.distributed.process_group import Fleet, Hub, listen
 from fpgan.errors import FpganError
 from fpgan.io.files import reason
-from fpgan.processes.cluster import PATIENCE, Place, find_place
-from fpgan.processes.fleet import Fleet, Hub, listen
-
-AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
-
-
-def pmap(function, **options):
-    """Maps a per-device function over the devices; the first argument, the state, is donated."""
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=0, **options)
-
-
-def replicate(tree, devices: Sequence | None = None):
-    """Puts a copy of every array on every local device, or on some of them: [...] -> [devices, ...]."""
-    devices = devices or jax.local_devices()
-    # NumPy's broadcasting is a view: no device ever holds more than its own copy.
-    stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(devices), *np.shape(x))), tree)
-    return jax.pmap(lambda x: x, devices=devices)(stacked)
-
-
-def unreplicate(tree):
-    """This process's first copy of a replicated tree, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes logs, pictures and the config."""
-    return jax.process_index() == 0
-
-
-def shard(batch: np.ndarray) -> np.ndarray:
-    """Splits a process's share of a batch over its devices: [B, ...] -> [local devices, B / local devices, ...]."""
-    return batch.reshape(jax.local_device_count(), -1, *batch.shape[1:])
 
 
 @contextlib.contextmanager
@@ -62,7 +33,7 @@ def together(name: str, coordinator: str | None = None, num_processes: int | Non
 
     Args:
       name: of the command, for the message.
-      coordinator, num_processes, process_id: see cluster.find_place.
+      coordinator, num_processes, process_id: see environment.find_place.
 
     Raises:
       FpganError: if the processes are named in part, or do not find each other.
@@ -93,7 +64,7 @@ def initialize(say: Callable[[str], None], place: Place | None) -> None:
     global _fleet
     if place is None or _fleet:
         return
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from training/stop.py
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from preemption.py
     too_late = f"for {PATIENCE} seconds, not all {place.count} processes came"
     patience = threading.Timer(PATIENCE, _give_up, (say, place, too_late))  # JAX would abort without saying so
     patience.daemon = True

@@ -1,13 +1,19 @@
 """How the processes of a job find each other: by flags, by variables, or through the scheduler that started them."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fpgan.errors import FpganError
 
 PATIENCE = 300  # seconds that a process waits for the others to start
 _GIVEN = {"--coordinator": "FPGAN_COORDINATOR", "--num-processes": "FPGAN_NUM_PROCESSES", "--process-id": "FPGAN_PROCESS_ID"}
+_NUMBERS = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES")
+_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,3 +129,65 @@ def _own_devices(local_process: int | None) -> tuple[int, ...] | None:
     if local_process is None or alone or "JAX_LOCAL_DEVICE_IDS" in os.environ or (shown and "," not in shown):
         return None
     return (local_process,)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of the shards.
+
+    Attributes:
+      index: number of this process, from 0.
+      count: how many processes there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def shards(self, total: int) -> range:
+        """The numbers of this process's shards, of `total` in all."""
+        return range(self.index, total, self.count)
+
+    def refuse_several(self, expected: str) -> None:
+        """Raises FpganError unless this is the only process; says what several ones expect."""
+        if self.count > 1:
+            raise FpganError(f"this is {self}; several processes write into {expected}")
+
+    def __str__(self) -> str:
+        return f"process {self.index} of {self.count}"
+
+
+def process_share(index: int | None = None, count: int | None = None, environment: Mapping[str, str] = os.environ) -> Share:
+    """Finds out which process this is.
+
+    Args:
+      index: given by the user, together with `count`; else FPGAN_PROCESS_ID and FPGAN_NUM_PROCESSES count, else what
+        Slurm tells the tasks that srun starts (SLURM_PROCID and SLURM_STEP_NUM_TASKS; a batch script has a SLURM_PROCID,
+        too, but is one process, however many it asked for), else this process is the only one.
+      count: how many processes there are.
+      environment: the variables.
+
+    Raises:
+      FpganError: only one of the two is known, or they are no process number below a number of processes.
+    """
+    if index is not None or count is not None:
+        return _checked(index, count, "--process-id and --num-processes")
+    if any(environment.get(name) for name in _NUMBERS):
+        return _checked(*(environment.get(name) for name in _NUMBERS), " and ".join(_NUMBERS))
+    if environment.get(_SLURM[1]):
+        return _checked(*(environment.get(name) for name in _SLURM), " and ".join(_SLURM))
+    return Share()
+
+
+def cpu_count() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(index, count, told: str) -> Share:
+    try:
+        share = Share(int(index), int(count))
+    except (TypeError, ValueError):
+        raise FpganError(f"{told} are {index!r} and {count!r}; expected two whole numbers") from None
+    if not 0 <= share.index < share.count:
+        raise FpganError(f"{told} are {index} and {count}; expected a process number from 0 to the number of processes - 1")
+    return share

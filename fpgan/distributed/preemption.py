@@ -2,7 +2,7 @@
 
 import signal
 
-from fpgan import parallel
+from fpgan.distributed import runtime
 
 
 class StopFlag:
@@ -20,7 +20,7 @@ class StopFlag:
         One process stops at once. Several agree on the first step that none of them has begun, wherever the signal came;
         this needs no device, so nobody waits for one.
         """
-        fleet = parallel.fleet()
+        fleet = runtime.fleet()
         if fleet is None:
             return self.raised
         if self.raised:
