@@ -9,8 +9,8 @@ import scipy.stats
 from fpgan.attribution import registry
 from fpgan.errors import FpganError
 from fpgan.evaluation import measures
-from fpgan.evaluation.saving import SAVES, save_all
 from fpgan.fingerprint import threshold
+from fpgan.perturbations.codecs import SAVES, save_all
 
 
 def random_bits(rng, count, n_bits=128):

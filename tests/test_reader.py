@@ -8,10 +8,10 @@ import pytest
 import tiny
 
 from fpgan.errors import FpganError
-from fpgan.evaluation.saving import SAVES, save_all
 from fpgan.model import from_params
 from fpgan.networks.decoder import Decoder, with_reading
 from fpgan.networks.parameters import init_params
+from fpgan.perturbations.codecs import SAVES, save_all
 from fpgan.training import reader
 
 

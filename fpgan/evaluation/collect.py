@@ -14,8 +14,8 @@ import numpy as np
 from fpgan.attribution.registry import Registry
 from fpgan.errors import FpganError
 from fpgan.evaluation.features import Extractor
-from fpgan.evaluation.saving import SAVES, save_all
 from fpgan.io.images import to_uint8
+from fpgan.perturbations.codecs import SAVES, save_all
 
 MOST_PAIRS = 500  # images kept for consistency and for diversity
 _CHUNK = 256  # images in memory at a time

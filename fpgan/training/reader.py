@@ -15,10 +15,10 @@ import numpy as np
 import scipy.linalg
 
 from fpgan.errors import FpganError
-from fpgan.evaluation.saving import SAVES, save_all
 from fpgan.model import from_params
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, with_reading
+from fpgan.perturbations.codecs import SAVES, save_all
 from fpgan.training.config import LEAST_FIT
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the mean variance of the features

@@ -9,11 +9,11 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from fpgan.io.images import encode_png, read_image
-
-_BICUBIC = Image.Resampling.BICUBIC
+from fpgan.perturbations.filters import blur05
+from fpgan.perturbations.geometry import resize75
 
 
 def png(image: np.ndarray) -> np.ndarray:
@@ -26,18 +26,6 @@ def jpeg75(image: np.ndarray) -> np.ndarray:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=75)
     return read_image(buffer.getvalue())[0]
-
-
-def resize75(image: np.ndarray) -> np.ndarray:
-    """Shrinks to 75% of the side and enlarges to the old size, both bicubic; shrinking is antialiased."""
-    side = image.shape[0]
-    small = Image.fromarray(image).resize((round(0.75 * side),) * 2, _BICUBIC)
-    return np.array(small.resize((side, side), _BICUBIC))
-
-
-def blur05(image: np.ndarray) -> np.ndarray:
-    """Blurs slightly: Pillow's Gaussian of standard deviation 0.5 pixels."""
-    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.5)))
 
 
 SAVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
