@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from fpgan.attribution.statistics import threshold
 from fpgan.benchmarks.bench import random_params
 from fpgan.cli import main
 from fpgan.errors import FpganError
@@ -13,7 +14,6 @@ from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.collect import Settings, draw
 from fpgan.evaluation.others import FileImages
 from fpgan.evaluation.report import table
-from fpgan.fingerprint import threshold
 from fpgan.io.images import encode_png, to_uint8
 from fpgan.model import save_model
 from fpgan.networks.config import NetworkConfig

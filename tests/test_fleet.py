@@ -15,7 +15,8 @@ class Crew:
     def __init__(self, count):
         self.said, self.codes = {i: [] for i in range(count)}, []
         self.hub = process_group.Hub(count, "token")
-        self.all = [process_group.Fleet(("127.0.0.1", self.hub.port), "token", i, self.said[i].append, self.hub if i == 0 else None)
+        self.all = [process_group.Fleet(("127.0.0.1", self.hub.port), "token", i, self.said[i].append,
+                                        self.hub if i == 0 else None)
                     for i in range(count)]
 
     def exit(self, code):

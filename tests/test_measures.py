@@ -7,9 +7,9 @@ import pytest
 import scipy.stats
 
 from fpgan.attribution import registry
+from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
 from fpgan.evaluation import measures
-from fpgan.fingerprint import threshold
 from fpgan.perturbations.codecs import SAVES, save_all
 
 

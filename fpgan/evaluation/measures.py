@@ -100,7 +100,7 @@ def count_attributions(places: np.ndarray, counts: np.ndarray, owners: np.ndarra
       places: int [M], the best match of each image in the registry (`Registry.best_matches`).
       counts: int [M], the bits shared with it.
       owners: int [M], the place of the right user; -1 for images that nobody's instance made.
-      needed: the least number of matching bits, `fpgan.fingerprint.threshold` for the registry's size.
+      needed: the least number of matching bits, `fpgan.attribution.statistics.threshold` for the registry's size.
     """
     found, right = counts >= needed, places == owners
     wrong_counts = counts[~right]

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan.attribution.statistics import matches, threshold
 from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
-from fpgan.fingerprint import Fingerprint, matches, threshold
+from fpgan.fingerprint import Fingerprint
 from fpgan.io.files import is_temporary, reason
 from fpgan.io.images import read_image
 from fpgan.io.records import record_reader
@@ -96,7 +97,7 @@ def verify_set(folder: str | os.PathLike, model=None, *, decode: int = 0, seed: 
       decode: how many images to decode, drawn at random.
       seed: of the drawing; another one each time without it.
       workers: threads that read and hash; as many as there are CPU cores by default.
-      false_positive_rate: with which an image of another fingerprint may pass; see `fpgan.fingerprint.threshold`.
+      false_positive_rate: with which an image of another fingerprint may pass; see `fpgan.attribution.statistics.threshold`.
       progress: called with (images read, images in all).
 
     Raises:

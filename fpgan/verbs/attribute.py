@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `fpgan attribute`; returns the exit code that its help states."""
     import fpgan
-    from fpgan.attribution.registry import open_registry, read_users
+    from fpgan.attribution.csv_store import open_registry, read_users
     from fpgan.attribution.verdict import explain
     from fpgan.bulk import Question, is_folder
     from fpgan.decoding import attribute_rows, decode_files

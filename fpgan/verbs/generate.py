@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     import fpgan
-    from fpgan.attribution.registry import instances
+    from fpgan.attribution.csv_store import instances
     from fpgan.sets.generation import generate_set
     from fpgan.sets.sample_sets import check_arguments
 
