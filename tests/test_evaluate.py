@@ -9,10 +9,10 @@ import scipy.stats
 from fpgan.attribution.statistics import threshold
 from fpgan.benchmarks.bench import random_params
 from fpgan.cli import main
+from fpgan.data.sources import FileImages
 from fpgan.errors import FpganError
 from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.collect import Settings, draw
-from fpgan.evaluation.others import FileImages
 from fpgan.evaluation.report import table
 from fpgan.io.images import encode_png, to_uint8
 from fpgan.model import save_model

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fpgan.data.robohash import render_cats
+from fpgan.data.robohash import ROBOHASH_SETS, render_cats
+from fpgan.data.sources import FileImages, PartOf, open_other
 from fpgan.errors import FpganError
 from fpgan.evaluation import evaluate as evaluation
-from fpgan.evaluation.others import ROBOHASH_SETS, FileImages, PartOf, open_other
 from fpgan.io.images import encode_png
 
 R = 16

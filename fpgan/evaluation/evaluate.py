@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fpgan.attribution.statistics import matches, threshold
+from fpgan.data.sources import data_settings, open_other
 from fpgan.errors import FpganError
 from fpgan.evaluation import distances, measures
 from fpgan.evaluation.collect import (
@@ -29,7 +30,6 @@ from fpgan.evaluation.collect import (
     measure_ours,
 )
 from fpgan.evaluation.features import Extractor, open_extractor
-from fpgan.evaluation.others import data_settings, open_other
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
 

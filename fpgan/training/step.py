@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from fpgan.data.order import shuffled_index
+from fpgan.data.shuffle import shuffled_index
 from fpgan.distributed.devices import AXIS
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
