@@ -16,7 +16,7 @@ from fpgan.errors import FpganError, missing_extra
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, grid, read_image
 from fpgan.io.tables import row_file
-from fpgan.model import Model, load
+from fpgan.model.model import Model, load
 from fpgan.rows import Row
 from fpgan.sets.generation import generate_set
 

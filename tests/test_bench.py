@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpgan import model
 from fpgan.benchmarks import bench as bench_module
 from fpgan.benchmarks.bench import Settings, bench, table
 from fpgan.errors import FpganError
+from fpgan.model import programs
 from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig
 
@@ -34,7 +34,7 @@ def test_the_whole_generator_runs_with_grouped_convolutions_and_then_without():
     inputs = (bench_module.random_params(TINY, 0)["generator"], *bench_module.generator_inputs(TINY, 3, 0))
 
     def text():
-        return jax.jit(model.generate_fn(TINY)).lower(*inputs).as_text()
+        return jax.jit(programs.generate_fn(TINY)).lower(*inputs).as_text()
 
     with bench_module.grouped_convolutions():
         assert "feature_group_count = 3" in text()

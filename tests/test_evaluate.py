@@ -15,7 +15,7 @@ from fpgan.evaluation import evaluate as evaluation
 from fpgan.evaluation.collect import Settings, draw
 from fpgan.evaluation.report import table
 from fpgan.io.images import encode_png, to_uint8
-from fpgan.model import save_model
+from fpgan.model.format import save_model
 from fpgan.networks.config import NetworkConfig
 
 N_BITS, RESOLUTION = 128, 16

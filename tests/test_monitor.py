@@ -12,7 +12,7 @@ from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import average_pixels
-from fpgan.model import from_params
+from fpgan.model.model import from_params
 from fpgan.training import loop
 from fpgan.training.monitor import Monitor, averaged_params
 from fpgan.training.state import init_state

@@ -11,7 +11,8 @@ from jax import lax
 from jax.test_util import check_grads
 
 from fpgan.errors import FpganError
-from fpgan.model import generate_fn, param_shapes
+from fpgan.model.format import param_shapes
+from fpgan.model.programs import generate_fn
 from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder

@@ -12,12 +12,11 @@ import fpgan
 from fpgan import cli
 from fpgan.errors import FpganError
 from fpgan.io.images import to_uint8
-from fpgan.model import load_discriminator
+from fpgan.model.format import load_discriminator
+from fpgan.model.official import import_official, translate
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
-from fpgan.official import import_official
-from fpgan.official.convert import translate
 from fpgan.training import losses
 
 PREFIXES = {"generator": {"G_mapping": "mapping/", "G_synthesis": "synthesis/"},

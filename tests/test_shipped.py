@@ -12,7 +12,7 @@ from fpgan.data.robohash import render_cats
 from fpgan.demo import run_demo, summarise
 from fpgan.errors import FpganError
 from fpgan.io.images import encode_png, read_image
-from fpgan.model import SHIPPED
+from fpgan.model.format import SHIPPED
 
 COUNT = 256
 

@@ -18,7 +18,7 @@ import tiny
 import fpgan
 from fpgan.distributed import devices
 from fpgan.errors import FpganError
-from fpgan.model import save_model
+from fpgan.model.format import save_model
 from fpgan.training import loop, step
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.export import export

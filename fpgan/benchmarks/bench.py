@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fpgan import model as model_module
 from fpgan.benchmarks.programs import Program, compile_program, compile_training, time_in_turns
 from fpgan.errors import FpganError
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
+from fpgan.model.model import from_params
+from fpgan.model.programs import decode_fn, generate_fn
 from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
@@ -96,7 +97,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
         elif task == "pipeline":
             from fpgan.benchmarks import pipeline
 
-            model = model_module.from_params(network, params, {})
+            model = from_params(network, params, {})
             results[task] = pipeline.bench_pipeline(model, settings.batches, settings.images, settings.repeats,
                                                     settings.seed)
         elif task == "train-step":
@@ -133,12 +134,12 @@ def bench_generate(network: NetworkConfig, params: dict, settings: Settings) -> 
     """Times the generator at each batch size, and beside it the one with grouped convolutions."""
     wanted = sorted({*settings.batches, settings.grouped_batch} - {0})
     inputs = {batch: (params, *generator_inputs(network, batch, settings.seed)) for batch in wanted}
-    programs = {batch: compile_program(model_module.generate_fn(network), *inputs[batch]) for batch in wanted}
+    programs = {batch: compile_program(generate_fn(network), *inputs[batch]) for batch in wanted}
     timed = dict(programs)
     batch = settings.grouped_batch
     if batch:
         with grouped_convolutions():
-            timed["grouped"] = compile_program(model_module.generate_fn(network), *inputs[batch])
+            timed["grouped"] = compile_program(generate_fn(network), *inputs[batch])
         difference = relative_difference(programs[batch].call(), timed["grouped"].call())
         if not difference <= _AGREEMENT[network.compute_dtype]:
             raise FpganError(f"shared and grouped convolutions differ by {difference:.1e} of the output, "
@@ -162,7 +163,7 @@ def bench_decode(network: NetworkConfig, params: dict, settings: Settings) -> di
     rng = np.random.default_rng(settings.seed)
     shape = (network.resolution, network.resolution, network.channels)
     programs = {
-        batch: compile_program(model_module.decode_fn(network), params,
+        batch: compile_program(decode_fn(network), params,
                                jnp.asarray(rng.uniform(-1, 1, (batch, *shape)), jnp.float32))
         for batch in settings.batches}
     seconds, ceiling = time_with_ceiling(programs, network.compute_dtype, settings.repeats)
@@ -200,7 +201,7 @@ def count_traces(network: NetworkConfig, params: dict, settings: Settings) -> di
     def traced(*inputs):
         nonlocal traces
         traces += 1
-        return model_module.generate_fn(network)(*inputs)
+        return generate_fn(network)(*inputs)
 
     program, batch = jax.jit(traced), settings.grouped_batch or max(settings.batches)
     calls = -(-settings.fingerprints // batch)

@@ -1,4 +1,5 @@
 """The devices of this process: a function mapped over them, arrays copied to them and split over them."""
+
 from collections.abc import Sequence
 
 import jax

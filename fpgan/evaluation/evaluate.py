@@ -101,7 +101,8 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
       As `evaluate`, with the provenance beside it.
     """
     from fpgan.data.sources import open_source
-    from fpgan.model import load, record_metrics
+    from fpgan.model.format import record_metrics
+    from fpgan.model.model import load
 
     model = load(model_name)
     source = open_source(data_settings(data, model.resolution) | (data_options or {}))

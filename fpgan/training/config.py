@@ -11,8 +11,8 @@ from pathlib import Path
 import ml_collections
 
 from fpgan.errors import FpganError
+from fpgan.model.readout import LEAST_FIT
 
-LEAST_FIT = 1_000  # images to fit a reader to
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
           "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,

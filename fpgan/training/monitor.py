@@ -17,7 +17,7 @@ from fpgan.errors import FpganError
 from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import open_extractor
 from fpgan.evaluation.measures import bit_accuracy, psnr
-from fpgan.model import Model, from_params
+from fpgan.model.model import Model, from_params
 from fpgan.networks.config import NetworkConfig
 
 _BATCH = 50  # images per call of the two compiled programs, and in memory

@@ -7,7 +7,7 @@ import numpy as np
 from fpgan.distributed import devices
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, grid
-from fpgan.model import from_params
+from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
 ROWS = COLUMNS = 8

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fpgan.errors import FpganError
-from fpgan.model import load, load_discriminator
+from fpgan.model.format import load_discriminator
+from fpgan.model.model import load
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import NETWORKS, init_params
 

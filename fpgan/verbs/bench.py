@@ -60,7 +60,7 @@ def run(args) -> int:
     import sys
 
     from fpgan.benchmarks.bench import Settings, bench, table
-    from fpgan.model import load
+    from fpgan.model.model import load
 
     devices = _sizes(args.devices, "--devices") if args.devices else ()
     if "scaling" in args.tasks:

@@ -22,7 +22,7 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Converts."""
-    from fpgan.official import import_official
+    from fpgan.model.official import import_official
 
     model = import_official(args.file, args.out, args.average, args.name)
     weights = model.info["imported"]["generator"]

@@ -15,17 +15,17 @@ import numpy as np
 import scipy.linalg
 
 from fpgan.errors import FpganError
-from fpgan.model import from_params
+from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, with_reading
 from fpgan.perturbations.codecs import SAVES, save_all
-from fpgan.training.config import LEAST_FIT
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the mean variance of the features
 HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
 BATCH = 500  # images, each saved in every way, whose moments are added at once
 _NETWORK_BATCH = 50  # images that the networks see at once
 _MOST_FEATURES = 16_000  # moments of 2 GB each, of which four are in memory at once
+LEAST_FIT = 1_000  # images to fit a reader to
 
 
 def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,

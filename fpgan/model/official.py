@@ -1,17 +1,24 @@
-"""From the authors' networks to fpgan's: the architecture from their arrays, and every array under its name here.
+"""Reads models of the paper's authors: pickles of their TensorFlow implementation, without TensorFlow.
 
-Numbers are taken over as they are stored. Only the order of a few axes differs, because images have their channels first
-there and last here.
+Numbers are taken over as they are stored, every array under its name here; only the order of a few axes differs, because
+images have their channels first there and last here. Where their model differs from what fpgan may be set to, it is a field
+of NetworkConfig, which the conversion sets: eight mapping layers with the learning-rate multiplier 0.01, bits as 0 and 1,
+strided groups in the minibatch standard deviation, and the stored noise maps (noise "fixed"), with which their sampling
+works.
 """
 
 import functools
+import hashlib
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 
 from fpgan.errors import FpganError
-from fpgan.io.unpickle import Network, brief
-from fpgan.model import param_shapes
+from fpgan.io.unpickle import Network, brief, read_networks
+from fpgan.model.format import param_shapes, save_model
+from fpgan.model.model import Model, load
 from fpgan.networks.config import NetworkConfig
 
 NETWORKS = ("generator", "decoder", "discriminator")
@@ -38,6 +45,7 @@ _IDLE = {
     "fused_modconv", "randomize_noise", "dlatent_broadcast", "truncation_psi", "truncation_cutoff", "truncation_psi_val",
     "truncation_cutoff_val", "dlatent_avg_beta", "style_mixing_prob",
 }
+LICENCE = "that of the authors' weights, see their repository; it is non-commercial"
 
 
 def convert(generator: Network, decoder: Network, discriminator: Network) -> tuple[NetworkConfig, dict]:
@@ -267,3 +275,40 @@ def _number(name: str, value, kind: type = float):
 def _not_here(what: str) -> str:
     return (f"{what}; fpgan has only the authors' config-e with a fingerprint (skip generator, residual decoder and "
             "discriminator, no progressive growing)")
+
+
+def import_official(path: str | os.PathLike, out: str | os.PathLike, average: bool = True, name: str = "") -> Model:
+    """Converts a pickle of (decoder, generator, discriminator, running average of the generator) into a model directory.
+
+    Args:
+      path: the authors' file. Nothing in it is executed.
+      out: the model directory to write, with the discriminator beside the model.
+      average: take the running average of the generator's weights, as published results do; else the last weights.
+      name: of the model; the directory's name if empty.
+
+    Returns:
+      The model, as loaded from the directory.
+
+    Raises:
+      FpganError: if the file is damaged, asks for anything but arrays and networks, or holds an architecture that fpgan does
+        not have. Nothing is written then.
+    """
+    networks = read_networks(path)
+    if len(networks) != 4:
+        raise FpganError(f"{path} holds {len(networks)} networks; expected the four of a fingerprinted model: decoder, "
+                         "generator, discriminator, running average of the generator")
+    decoder, last, discriminator, averaged = networks
+    try:
+        config, params = convert(averaged if average else last, decoder, discriminator)
+    except FpganError as error:
+        raise FpganError(f"{path}: {error}") from None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = "running average" if average else "last"
+    info = {
+        "name": name or Path(out).absolute().name,
+        "training": {"config": "authors' TensorFlow code", "data": "not stated in the file", "licence": LICENCE},
+        "imported": {"file": Path(path).name, "sha256": digest, "generator": weights},
+    }
+    save_model(out, config, params, info)
+    return load(Path(out).absolute())
