@@ -20,10 +20,10 @@ from fpgan.decoding import attribute_rows, decode_files
 from fpgan.distributed.environment import Share
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
+from fpgan.generation.generate import generate_set
 from fpgan.io.files import write_file
 from fpgan.io.tables import row_file
 from fpgan.rows import Row, write_rows
-from fpgan.sets.generation import generate_set
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 RUN = """

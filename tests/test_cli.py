@@ -12,9 +12,9 @@ from fake_model import FakeModel
 
 import fpgan
 from fpgan import cli
+from fpgan.generation.manifest import read_manifest
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, read_image
-from fpgan.sets.sample_sets import read_manifest
 
 HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
 

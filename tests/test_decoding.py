@@ -17,11 +17,11 @@ from fpgan.attribution import issue
 from fpgan.decoding import attribute_rows, decode_files
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
+from fpgan.generation.generate import generate_set
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png
 from fpgan.io.tables import row_file, row_writer
 from fpgan.rows import Row, write_rows
-from fpgan.sets.generation import generate_set
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 

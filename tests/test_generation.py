@@ -21,11 +21,11 @@ from fpgan.distributed.environment import Share
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
+from fpgan.generation.generate import IN_FLIGHT, generate_set
+from fpgan.generation.manifest import read_manifest, read_settings
+from fpgan.generation.shards import FileShard, RecordShard
 from fpgan.io.images import read_image
 from fpgan.io.records import record_reader
-from fpgan.sets.generation import IN_FLIGHT, generate_set
-from fpgan.sets.sample_sets import read_manifest, read_settings
-from fpgan.sets.shard_files import FileShard, RecordShard
 
 USERS = issue(["alice", "bob/..", "Carol"], N_BITS, b"k" * 16)
 ARGUMENTS = {"per_user": 17, "seed": 2**32 - 3, "batch_size": 4, "shard_size": 10}
@@ -34,7 +34,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
-from fpgan.sets.generation import generate_set
+from fpgan.generation.generate import generate_set
 from fpgan.distributed.work import process_share
 users = issue(["alice", "bob/..", "Carol"], 64, b"k" * 16)
 generate_set(FakeModel(delay={delay}), users.users, users.bits, sys.argv[1], share=process_share(), **{arguments!r})

@@ -12,9 +12,9 @@ from fpgan import cli
 from fpgan.attribution import issue
 from fpgan.distributed.environment import Share
 from fpgan.errors import FpganError
+from fpgan.generation.generate import generate_set
+from fpgan.generation.verify import verify_set
 from fpgan.io.images import encode_png, read_image
-from fpgan.sets.generation import generate_set
-from fpgan.sets.verification import verify_set
 
 USERS = issue(["alice", "bob/..", "Carol"], N_BITS, b"k" * 16)
 

@@ -22,9 +22,9 @@ import numpy as np
 from fpgan.benchmarks.programs import time_in_turns
 from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
+from fpgan.generation.generate import generate_set
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
-from fpgan.sets.generation import generate_set
 
 _PER_USER = 64
 

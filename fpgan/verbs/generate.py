@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
     import fpgan
     from fpgan.attribution.csv_store import instances
-    from fpgan.sets.generation import generate_set
-    from fpgan.sets.sample_sets import check_arguments
+    from fpgan.generation.generate import generate_set
+    from fpgan.generation.manifest import check_arguments
 
     share = share_of(args)
     check_arguments(args.per_user, args.seed, args.container, args.encoding, args.batch_size, args.shard_size)

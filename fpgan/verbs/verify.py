@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `fpgan verify`; returns the exit code that its help states."""
     from fpgan.errors import printable
-    from fpgan.sets.verification import verify_set
+    from fpgan.generation.verify import verify_set
 
     model = None
     if args.decode:

@@ -1,4 +1,4 @@
-"""What a set of generated images is, and how it lies on disk; generation.py makes one, verification.py checks it.
+"""What a set of generated images is, and how it lies on disk; generate.py makes one, verify.py checks it.
 
 A set is a folder:
 

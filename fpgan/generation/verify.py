@@ -22,10 +22,10 @@ from fpgan.attribution.statistics import matches, threshold
 from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
+from fpgan.generation.manifest import MANIFEST, SETTINGS, Settings, folder_name, names_digest, read_settings
 from fpgan.io.files import is_temporary, reason
 from fpgan.io.images import read_image
 from fpgan.io.records import record_reader
-from fpgan.sets.sample_sets import MANIFEST, SETTINGS, Settings, folder_name, names_digest, read_settings
 
 SHOWN = 10  # problems that are kept word by word
 
@@ -92,7 +92,7 @@ def verify_set(folder: str | os.PathLike, model=None, *, decode: int = 0, seed: 
     """Checks a sample set.
 
     Args:
-      folder: what `fpgan.sets.generation.generate_set` wrote.
+      folder: what `fpgan.generation.generate.generate_set` wrote.
       model: the Model that made it, if images are to be decoded.
       decode: how many images to decode, drawn at random.
       seed: of the drawing; another one each time without it.

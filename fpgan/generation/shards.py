@@ -17,10 +17,10 @@ import numpy as np
 
 from fpgan.distributed.work import Claim
 from fpgan.errors import FpganError
+from fpgan.generation.manifest import SampleSet
 from fpgan.io.files import remove_temporaries, replacing, write_file, writing
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
-from fpgan.sets.sample_sets import SampleSet
 
 _DIGEST = 32  # bytes of a SHA-256
 _LENGTH = 4

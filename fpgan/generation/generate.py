@@ -2,7 +2,7 @@
 
 Each process makes the shards of its share, one after the other (see `fpgan.distributed.work`). Of a shard, batches of fixed
 size go through stages that work at the same time: the device generates, threads encode (and write, if every image is a
-file), this thread appends to the journal of the shard (see `fpgan.sets.shard_files`), and another one finishes the shard
+file), this thread appends to the journal of the shard (see `fpgan.generation.shards`), and another one finishes the shard
 before. What is not in a journal when a process is killed is made again: the batches on their way, at most IN_FLIGHT.
 """
 
@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from fpgan.distributed.environment import Share, cpu_count
 from fpgan.distributed.work import Claim, begin, claim, wait_for_claim
+from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
+from fpgan.generation.shards import KINDS, Shard
 from fpgan.io.files import is_temporary
-from fpgan.sets.sample_sets import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
-from fpgan.sets.shard_files import KINDS, Shard
 
 IN_FLIGHT = 4  # batches that are generated or encoded at the same time
 _GENERATING = 2  # of them on the device: one computes while another comes back
