@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.attribution import Registry, issue, write
-from fpgan.decoding import attribute_rows, decode_files
+from fpgan.decoding.decode import attribute_rows, decode_files
+from fpgan.decoding.rows import Row
 from fpgan.errors import FpganError, missing_extra
 from fpgan.generation.generate import generate_set
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, grid, read_image
 from fpgan.io.tables import row_file
 from fpgan.model.model import Model, load
-from fpgan.rows import Row
 
 USERS = ("alice", "bob", "carol")
 PER_USER = 8

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import IO, BinaryIO
 
+from fpgan.decoding.rows import Row
 from fpgan.errors import FpganError, missing_extra
 from fpgan.io.files import replacing, writing
-from fpgan.rows import Row
 
 FORMATS = ("csv", "jsonl", "parquet")
 _ENDINGS = {"json": "jsonl", "ndjson": "jsonl", "pq": "parquet"}

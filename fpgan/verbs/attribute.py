@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.attribution.csv_store import open_registry, read_users
     from fpgan.attribution.verdict import explain
-    from fpgan.bulk import Question, is_folder
-    from fpgan.decoding import attribute_rows, decode_files
+    from fpgan.decoding.decode import attribute_rows, decode_files
+    from fpgan.decoding.rows import write_rows
+    from fpgan.decoding.shards import Question, is_folder
     from fpgan.io.tables import row_file
-    from fpgan.rows import write_rows
 
     model = fpgan.load(args.model)
     named = args.user + (read_users(args.users) if args.users else [])

@@ -60,7 +60,7 @@ def decode_into_folder(verb: str, question, args: argparse.Namespace):
     """Writes this process's share of the rows into the folder, says so, and returns their counts."""
     import sys
 
-    from fpgan.bulk import decode_folder
+    from fpgan.decoding.shards import decode_folder
 
     share = share_of(args)
     outcome = decode_folder(question, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size,
@@ -78,10 +78,10 @@ def decode_into_folder(verb: str, question, args: argparse.Namespace):
 def run(args: argparse.Namespace) -> int:
     """Runs `fpgan decode`; returns the exit code that its help states."""
     import fpgan
-    from fpgan.bulk import Question, is_folder
-    from fpgan.decoding import decode_files
+    from fpgan.decoding.decode import decode_files
+    from fpgan.decoding.rows import write_rows
+    from fpgan.decoding.shards import Question, is_folder
     from fpgan.io.tables import row_file
-    from fpgan.rows import write_rows
 
     if is_folder(args.out):
         return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)

@@ -1,4 +1,4 @@
-"""What was read from images, a row for each: as values, counted, and in files of CSV, JSON lines or Parquet."""
+"""What was read from images, a row for each: as values, and counted."""
 
 from __future__ import annotations
 

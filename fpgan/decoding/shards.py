@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fpgan.attribution.registry import Registry
-from fpgan.decoding import attribute_rows, decode_sources
+from fpgan.decoding.decode import attribute_rows, decode_sources
+from fpgan.decoding.rows import Row, Tally, write_rows
 from fpgan.distributed.environment import Share
 from fpgan.distributed.work import Claim, begin, claim, shard_name, wait_for_claim
 from fpgan.errors import FpganError
 from fpgan.io.files import is_temporary, remove_temporaries, write_file
 from fpgan.io.listing import Source, image_sources
 from fpgan.io.tables import format_of, row_file
-from fpgan.rows import Row, Tally, write_rows
 
 SHARD_SIZE = 16384
 _ABOUT = "_fpgan"
@@ -97,7 +97,7 @@ def decode_folder(question: Question, paths: Iterable[str | os.PathLike], folder
 
     Args:
       question: what is asked about each image.
-      paths: files, folders, globs and array_record files, see `fpgan.decoding.decode_files`; they have to stay as they are
+      paths: files, folders, globs and array_record files, see `fpgan.decoding.decode.decode_files`; they have to stay as they are
         until all processes are through.
       folder: a new or empty folder, or one that was used with the same arguments; one file system for all processes.
       format: of the parts, one of `fpgan.io.tables.FORMATS`.

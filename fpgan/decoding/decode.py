@@ -18,10 +18,10 @@ import numpy as np
 
 from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import attribute
+from fpgan.decoding.rows import Row
 from fpgan.errors import FpganError
 from fpgan.io.images import read_image
 from fpgan.io.listing import Source, contents_of, image_sources
-from fpgan.rows import Row
 
 _BATCHES_AHEAD = 4
 _ROWS_AT_ONCE = 256
