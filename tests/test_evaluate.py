@@ -11,9 +11,9 @@ from fpgan.benchmarks.bench import random_params
 from fpgan.cli import main
 from fpgan.data.sources import FileImages
 from fpgan.errors import FpganError
-from fpgan.evaluation import evaluate as evaluation
-from fpgan.evaluation.collect import Settings, draw
+from fpgan.evaluation import suites as evaluation
 from fpgan.evaluation.report import table
+from fpgan.evaluation.samples import Settings, draw
 from fpgan.io.images import encode_png, to_uint8
 from fpgan.model.format import save_model
 from fpgan.networks.config import NetworkConfig

@@ -6,7 +6,7 @@ import pytest
 from fpgan.data.robohash import ROBOHASH_SETS, render_cats
 from fpgan.data.sources import FileImages, PartOf, open_other
 from fpgan.errors import FpganError
-from fpgan.evaluation import evaluate as evaluation
+from fpgan.evaluation import suites as evaluation
 from fpgan.io.images import encode_png
 
 R = 16

@@ -16,7 +16,7 @@ from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import open_extractor
-from fpgan.evaluation.measures import bit_accuracy, psnr
+from fpgan.evaluation.metrics import bit_accuracy, psnr
 from fpgan.model.model import Model, from_params
 from fpgan.networks.config import NetworkConfig
 

@@ -49,9 +49,9 @@ def run(args) -> int:
     import shlex
     import sys
 
-    from fpgan.evaluation.collect import Settings
-    from fpgan.evaluation.evaluate import evaluate_named
     from fpgan.evaluation.report import table
+    from fpgan.evaluation.samples import Settings
+    from fpgan.evaluation.suites import evaluate_named
 
     settings = Settings(args.count, args.seed, args.features, args.users, args.false_positive_rate,
                         args.batch_size)

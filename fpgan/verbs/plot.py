@@ -29,7 +29,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Draws, and prints the last values."""
-    from fpgan.evaluation.curves import plot
+    from fpgan.evaluation.plots import plot
 
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
     print(plot(args.runs, args.out, metrics=metrics, x=args.x, smooth=args.smooth))

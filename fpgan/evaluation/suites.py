@@ -18,18 +18,9 @@ import numpy as np
 from fpgan.attribution.statistics import matches, threshold
 from fpgan.data.sources import data_settings, open_other
 from fpgan.errors import FpganError
-from fpgan.evaluation import distances, measures
-from fpgan.evaluation.collect import (
-    Draws,
-    Foreign,
-    Ours,
-    Progress,
-    Settings,
-    draw,
-    measure_foreign,
-    measure_ours,
-)
+from fpgan.evaluation import distances, metrics
 from fpgan.evaluation.features import Extractor, open_extractor
+from fpgan.evaluation.samples import Draws, Foreign, Ours, Progress, Settings, draw, measure_foreign, measure_ours
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
 
@@ -151,12 +142,12 @@ def _needed(settings: Settings, n_bits: int) -> int | None:
 
 
 def _accuracy(ours: Ours, draws: Draws) -> dict:
-    by_save = {name: measures.mean(measures.bit_accuracy(logits, draws.bits))._asdict()
+    by_save = {name: metrics.mean(metrics.bit_accuracy(logits, draws.bits))._asdict()
                for name, logits in ours.logits.items()}
     return {
         "bit_accuracy": by_save,
-        "worst_bit_accuracy": measures.worst_bit_accuracy(ours.logits["png"], draws.bits),
-        "capacity_bits": measures.capacity(draws.bits.shape[1], by_save["png"]["value"]),
+        "worst_bit_accuracy": metrics.worst_bit_accuracy(ours.logits["png"], draws.bits),
+        "capacity_bits": metrics.capacity(draws.bits.shape[1], by_save["png"]["value"]),
     }
 
 
@@ -167,9 +158,9 @@ def _attribution(ours: Ours, draws: Draws, needed: int | None) -> dict:
     found = {}
     nearest = _best_matches(draws, np.stack(list(ours.logits.values())))
     for name, places, matching in zip(ours.logits, *nearest, strict=True):
-        counts = measures.count_attributions(places, matching, draws.owners, needed)
+        counts = metrics.count_attributions(places, matching, draws.owners, needed)
         found[name] = {"correct": counts.correct, "wrong": counts.wrong, "nobody": counts.nobody,
-                       "share": measures.share(counts.correct, len(places))._asdict()}
+                       "share": metrics.share(counts.correct, len(places))._asdict()}
     return {"needed_matches": needed, "after": found}
 
 
@@ -189,16 +180,16 @@ def _false_attribution(foreign: Foreign, draws: Draws, needed: int | None) -> di
     nobody = np.full(count, -1)
     out_of_reach = draws.registry.n_bits + 1
     nearest = _best_matches(draws, foreign.logits)
-    counts = measures.count_attributions(*nearest, nobody, needed or out_of_reach)
+    counts = metrics.count_attributions(*nearest, nobody, needed or out_of_reach)
     innocent = matches(foreign.logits > 0, draws.innocent_bits[:count] > 0)
     try:
-        fit = measures.binomial_fit(innocent, draws.registry.n_bits)._asdict()
+        fit = metrics.binomial_fit(innocent, draws.registry.n_bits)._asdict()
     except FpganError:  # too few images for the test
         fit = None
     return {
         "images": count,
         "attributed": counts.wrong if needed else None,
-        "share": measures.share(counts.wrong, count)._asdict() if needed else None,
+        "share": metrics.share(counts.wrong, count)._asdict() if needed else None,
         "most_matches": counts.most_wrong_matches,
         "mean_matches": float(innocent.mean()),
         "binomial_fit": fit,
@@ -207,15 +198,15 @@ def _false_attribution(foreign: Foreign, draws: Draws, needed: int | None) -> di
 
 def _consistency(ours: Ours) -> dict:
     """PSNR between two fingerprints at one latent, in dB."""
-    values = measures.psnr(ours.images, ours.refingerprinted)
+    values = metrics.psnr(ours.images, ours.refingerprinted)
     low, middle, high = np.percentile(values, [5, 50, 95])
-    return {"psnr_db": measures.mean(values)._asdict(), "percentile_5": float(low), "median": float(middle),
+    return {"psnr_db": metrics.mean(values)._asdict(), "percentile_5": float(low), "median": float(middle),
             "percentile_95": float(high), "pairs": len(values)}
 
 
 def _diversity(ours: Ours, real: Foreign) -> dict:
     """Root mean square difference between images of one instance, in grey levels, and between real images."""
-    one, reals = measures.rms_difference(ours.one_instance), measures.rms_difference(real.images)
+    one, reals = metrics.rms_difference(ours.one_instance), metrics.rms_difference(real.images)
     return {"one_instance": one, "real": reals, "ratio": one / reals if reals else None,
             "images": len(ours.one_instance)}
 
