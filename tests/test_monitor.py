@@ -14,8 +14,8 @@ from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import average_pixels
 from fpgan.model.model import from_params
 from fpgan.training import loop
-from fpgan.training.monitor import Monitor, averaged_params
-from fpgan.training.state import init_state
+from fpgan.training.monitor import Monitor
+from fpgan.training.state import averaged_params, init_state
 
 EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
 

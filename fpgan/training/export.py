@@ -15,8 +15,7 @@ from fpgan.model.readout import fit_reader
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
-from fpgan.training.monitor import averaged_params
-from fpgan.training.state import init_state
+from fpgan.training.state import averaged_params, init_state
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
@@ -31,7 +30,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       name: of the model; the directory's name if empty.
       dtype: of the stored parameters, "float32" or "bfloat16"; computations stay as the config says.
       strength: factor on the fingerprint's strength in training; None for the config's `export.strength`.
-      fit_images: generated images to which the reader is fitted (see reader.py), 0 for none; None for the config's
+      fit_images: generated images to which the reader is fitted (see readout.py), 0 for none; None for the config's
         `export.fit_images`.
       progress: is given the numbers of images done and in all, while the reader is fitted.
 

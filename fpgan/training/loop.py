@@ -18,10 +18,9 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, check_config, last_step, settle_data, where_to_go_on, write_config
 from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
-from fpgan.training.monitor import Monitor
-from fpgan.training.samples import write_grids
-from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
-from fpgan.training.step import STAGE_INTERVAL, phases
+from fpgan.training.monitor import Monitor, write_grids
+from fpgan.training.state import STAGE_INTERVAL, TrainState, init_state, params_from_model, state_from_params
+from fpgan.training.step import phases
 
 
 class TrainingDiverged(FpganError):
