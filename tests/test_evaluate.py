@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from fpgan.attribution.statistics import threshold
-from fpgan.benchmarks.bench import random_params
+from fpgan.benchmarks.throughput import random_params
 from fpgan.cli import main
 from fpgan.data.sources import FileImages
 from fpgan.errors import FpganError

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan.benchmarks.programs import time_in_turns
+from fpgan.benchmarks.timing import time_in_turns
 from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set

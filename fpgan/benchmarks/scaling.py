@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fpgan.benchmarks.pods import SYSTEMS, Work, predict
-from fpgan.benchmarks.programs import compile_training, time_in_turns
+from fpgan.benchmarks.cost_model import SYSTEMS, Work, predict
+from fpgan.benchmarks.timing import compile_training, time_in_turns
 from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
@@ -78,7 +78,7 @@ def _measure(config, counts: Sequence[int], settings) -> list[dict]:
 
 
 def predict_all(config, device_batch: int, utilization: float) -> dict:
-    """Predicts a step on every system of fpgan.benchmarks.pods, each device with `device_batch` images.
+    """Predicts a step on every system of fpgan.benchmarks.cost_model, each device with `device_batch` images.
 
     Returns:
       {"rows", "work": the phases, "device_batch", "utilization", "network"}.

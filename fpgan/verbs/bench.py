@@ -59,7 +59,8 @@ def run(args) -> int:
     import shlex
     import sys
 
-    from fpgan.benchmarks.bench import Settings, bench, table
+    from fpgan.benchmarks.bench import bench, table
+    from fpgan.benchmarks.timing import Settings
     from fpgan.model.model import load
 
     devices = _sizes(args.devices, "--devices") if args.devices else ()

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -103,3 +104,30 @@ def _flops(compiled) -> float:
     """FLOPs of a compiled program by XLA's cost analysis; 0 where the backend has none."""
     analysis = compiled.cost_analysis() or {}
     return max(0.0, float(analysis.get("flops", 0.0)))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to time.
+
+    Attributes:
+      batches: batch sizes, each compiled on its own.
+      repeats: turns; a time is the median over them.
+      grouped_batch: batch size of the comparison with grouped convolutions; 0 leaves it out.
+      fingerprints: how many distinct ones the traces are counted over; 0 leaves it out.
+      seed: of parameters and inputs.
+      devices: numbers of devices that share the largest batch, for "scaling"; none leaves the measurement out.
+      device_batch: images per device in the predictions of "scaling".
+      utilization: part of the peak FLOP/s that they assume.
+      images: how many are made in each turn of "pipeline".
+    """
+
+    batches: tuple[int, ...] = (1, 8, 16, 64)
+    repeats: int = 5
+    grouped_batch: int = 16
+    fingerprints: int = 1000
+    seed: int = 0
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    device_batch: int = 8
+    utilization: float = 0.3
+    images: int = 1024
