@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fpgan import cli
+from fpgan.cli import app
 from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.training import loop
@@ -83,7 +83,7 @@ def main():
     loop.init_state, loop.phases, loop.reals, loop.open_source = init_state, phases, reals, open_source
     loop.write_grids = lambda *args, **kwargs: None
     loop.Monitor = lambda *args: lambda step, state: {}
-    return cli.main()
+    return app.main()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from fpgan.attribution import Registry, append, attribute, issue, read, read_key, read_users, write
-from fpgan.attribution.csv_store import instances, issue_missing, open_registry
+from fpgan.attribution.csv_store import issue_missing
 from fpgan.attribution.registry import from_fingerprints
 from fpgan.attribution.statistics import log10_p_value, matches, threshold
 from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, explain
+from fpgan.cli.options import instances, open_registry
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
 

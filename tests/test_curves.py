@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpgan.cli import main
+from fpgan.cli.app import main
 from fpgan.errors import FpganError
 from fpgan.evaluation import plots
 
@@ -152,6 +152,6 @@ def test_without_matplotlib_the_extra_is_named(runs, tmp_path, monkeypatch, caps
 
 
 def test_reading_needs_neither_jax_nor_matplotlib():
-    code = ("import sys, fpgan.evaluation.plots, fpgan.verbs.plot;"
+    code = ("import sys, fpgan.evaluation.plots, fpgan.cli.plot;"
             "sys.exit(any(name in sys.modules for name in ('jax', 'matplotlib')))")
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -8,7 +8,7 @@ import scipy.stats
 
 from fpgan.attribution.statistics import threshold
 from fpgan.benchmarks.throughput import random_params
-from fpgan.cli import main
+from fpgan.cli.app import main
 from fpgan.data.sources import FileImages
 from fpgan.errors import FpganError
 from fpgan.evaluation import suites as evaluation

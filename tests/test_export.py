@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from fpgan.cli import main
+from fpgan.cli.app import main
 from fpgan.model import calibration
 from fpgan.model.model import load
 from fpgan.training import export as exporting

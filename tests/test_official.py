@@ -9,7 +9,7 @@ import pytest
 from official_pickles import ORACLES, dump, networks, oracle, part
 
 import fpgan
-from fpgan import cli
+from fpgan.cli import app
 from fpgan.errors import FpganError
 from fpgan.io.images import to_uint8
 from fpgan.model.format import load_discriminator
@@ -209,7 +209,7 @@ def folder(tmp_path):
 
 
 def test_the_verb_writes_a_model_that_generates_and_decodes(folder, capsys):
-    assert cli.main(["import-official", str(folder / "official.pkl"), "--out", str(folder / "sub/model")]) == 0
+    assert app.main(["import-official", str(folder / "official.pkl"), "--out", str(folder / "sub/model")]) == 0
     model = fpgan.load(folder / "sub/model")
     printed = capsys.readouterr().out
     assert model.hash in printed and "running average" in printed and model.name == "model"
@@ -220,7 +220,7 @@ def test_the_verb_writes_a_model_that_generates_and_decodes(folder, capsys):
 
 def test_raw_takes_the_last_weights(folder):
     average = import_official(folder / "official.pkl", folder / "average").params
-    assert cli.main(["import-official", "--raw", str(folder / "official.pkl"), "--out", str(folder / "raw")]) == 0
+    assert app.main(["import-official", "--raw", str(folder / "official.pkl"), "--out", str(folder / "raw")]) == 0
     raw = fpgan.load(folder / "raw").params
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(2 * a, b), average["generator"], raw["generator"])
     jax.tree.map(np.testing.assert_array_equal, average["decoder"], raw["decoder"])

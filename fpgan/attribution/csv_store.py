@@ -8,14 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fpgan.attribution.key_store import read_key
 from fpgan.attribution.registry import Registry, check_user, from_fingerprints, from_packed, issue
 from fpgan.errors import FpganError
-from fpgan.fingerprint import Fingerprint, as_bits
+from fpgan.fingerprint import Fingerprint
 from fpgan.io.files import locked, reason, write_file
 
 HEADER = ["user", "fingerprint"]
@@ -97,69 +96,6 @@ def issue_missing(path: str | os.PathLike, users: Iterable[str], n_bits: int = 1
     old = read(path, n_bits) if os.path.exists(path) else None
     missing = [user for user in users if old is None or user not in old.index]
     return append(path, issue(missing, n_bits)) if missing or old is None else old
-
-
-def open_registry(n_bits: int, path: str | os.PathLike | None = None,
-                  key_file: str | os.PathLike | None = None, users: Iterable[str] = ()) -> Registry:
-    """Opens a registry file, or derives a registry from a key file: exactly one of the two.
-
-    Args:
-      n_bits: length of the fingerprints, that of the model.
-      path: a registry file.
-      key_file: a provider's key, see `read_key`.
-      users: the users to take; none means all of a registry file, and with a key they have to be named.
-    """
-    if (path is None) == (key_file is None):
-        raise FpganError("expected either a registry (--registry) or a provider's key (--key-file)")
-    users = tuple(users)
-    if path is not None:
-        whole = read(path, n_bits)
-        return whole.select(users) if users else whole
-    if not users:
-        raise FpganError("with a provider's key the users have to be named; give --users FILE or --user ID")
-    return issue(users, n_bits, read_key(key_file))
-
-
-def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[str] = (),
-              users_file: str | os.PathLike | None = None, path: str | os.PathLike | None = None,
-              key_file: str | os.PathLike | None = None,
-              issue_new: bool = False) -> tuple[tuple[str | None, ...], np.ndarray]:
-    """Finds the model instances that somebody asks for by name, by key or by fingerprint.
-
-    Args:
-      n_bits: length of the fingerprints, that of the model.
-      fingerprint: hexadecimal digits of a single one, instead of all else.
-      users: user ids; none means all of the registry.
-      users_file: more of them, one per line; or, without `path` and `key_file`, the registry file.
-      path: a registry file.
-      key_file: a provider's key, instead of a registry file.
-      issue_new: issue random fingerprints to users who are not in the registry file, and add them to it.
-
-    Returns:
-      U user ids (None for a bare fingerprint) and their fingerprints, uint8 [U, n_bits].
-
-    Raises:
-      FpganError: the arguments do not go together, or name somebody who is not there.
-    """
-    if users_file is not None and is_registry(users_file):
-        if path is not None or key_file is not None:
-            raise FpganError(f"{os.fspath(users_file)} holds fingerprints; leave out --registry and --key-file, or give a "
-                             "file of user ids, one per line")
-        path = users_file
-    elif users_file is not None:
-        users = [*users, *read_users(users_file)]
-    if issue_new and (fingerprint is not None or key_file is not None):
-        raise FpganError("--issue draws random fingerprints and goes with --registry alone; leave out --issue, or "
-                         f"leave out {'--fingerprint' if key_file is None else '--key-file'}")
-    if fingerprint is not None:
-        if users or path is not None or key_file is not None:
-            raise FpganError("expected either a fingerprint or users, not both")
-        return (None,), as_bits(fingerprint, n_bits)
-    if issue_new and (path is None or not users):
-        raise FpganError("to issue fingerprints, name the users (--user, --users) and their --registry")
-    registry = (issue_missing(path, users, n_bits).select(users) if issue_new else
-                open_registry(n_bits, path, key_file, users))
-    return registry.users, registry.bits
 
 
 def read_users(path: str | os.PathLike) -> list[str]:

@@ -97,8 +97,8 @@ def decode_folder(question: Question, paths: Iterable[str | os.PathLike], folder
 
     Args:
       question: what is asked about each image.
-      paths: files, folders, globs and array_record files, see `fpgan.decoding.decode.decode_files`; they have to stay as they are
-        until all processes are through.
+      paths: files, folders, globs and array_record files, see `fpgan.decoding.decode.decode_files`; they have to stay as
+        they are until all processes are through.
       folder: a new or empty folder, or one that was used with the same arguments; one file system for all processes.
       format: of the parts, one of `fpgan.io.tables.FORMATS`.
       shard_size: images per part.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.verbs.processes import add_process_arguments, share_of
-from fpgan.verbs.terminal import positive, progress_line
+from fpgan.cli.options import add_process_arguments, share_of
+from fpgan.cli.terminal import positive, progress_line
 
 EXAMPLE = """\
 example: issue instances to two users, then make 100 images of each
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     import fpgan
-    from fpgan.attribution.csv_store import instances
+    from fpgan.cli.options import instances
     from fpgan.generation.generate import generate_set
     from fpgan.generation.manifest import check_arguments
 

@@ -1,24 +1,28 @@
-"""The main job from end to end: issue instances, generate, write, read back, attribute; and images that are not ours."""
+"""`fpgan demo`: the main job from end to end, and images that are not ours: issue, generate, write, read back, attribute."""
+
+from __future__ import annotations
 
 import dataclasses
-import importlib.resources
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fpgan.attribution import Registry, issue, write
-from fpgan.decoding.decode import attribute_rows, decode_files
-from fpgan.decoding.rows import Row
 from fpgan.errors import FpganError, missing_extra
-from fpgan.generation.generate import generate_set
-from fpgan.io.files import write_file
-from fpgan.io.images import encode_png, grid, read_image
-from fpgan.io.tables import row_file
-from fpgan.model.model import Model, load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fpgan.attribution.registry import Registry
+    from fpgan.decoding.rows import Row
+    from fpgan.model.model import Model
+
+EXAMPLE = """\
+example: everything once
+
+  fpgan demo
+  fpgan demo --out somewhere --model models/mine --fpr 1e-9"""
 
 USERS = ("alice", "bob", "carol")
 PER_USER = 8
@@ -27,6 +31,26 @@ _WRITTEN = {"registry.csv", "images", "not_ours", "verdicts.csv", PICTURE}  # by
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
 RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
 SCALE = 3
+
+
+def add_arguments(parser):
+    """Declares the arguments."""
+    parser.add_argument("--out", default="fpgan-demo", help="new folder for everything it writes (default: fpgan-demo)")
+    parser.add_argument("--model", default="robohash32", help="a shipped model or a model directory (default: robohash32)")
+    parser.add_argument("--fpr", type=float, default=1e-6, help="false-positive rate per image (default: 1e-6)")
+
+
+def run(args) -> int:
+    """Runs the demo and prints its table."""
+
+    folder = Path(args.out)
+    rows = run_demo(folder, args.model, args.fpr, print)
+    print("\n".join(summarise(rows, folder)))
+    print(f"\nAn image is attributed if chance would do it at most once in {1 / args.fpr:g} images.")
+    print(f"every image's verdict: {folder / 'verdicts.csv'}")
+    print(f"picture: {folder / 'picture.png'} (a row per user, a latent per column; last row: the first "
+          f"user's images minus the second's, times {RESIDUAL_GAIN}, on grey)")
+    return 0
 
 
 def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
@@ -66,6 +90,16 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
 
 def _run(folder: Path, model_name: str, false_positive_rate: float, report: Callable[[str], None]) -> list[Row]:
     """As run_demo, in an empty folder."""
+    import secrets
+
+    from fpgan.attribution import issue, write
+    from fpgan.decoding.decode import attribute_rows, decode_files
+    from fpgan.generation.generate import generate_set
+    from fpgan.io.files import write_file
+    from fpgan.io.images import encode_png
+    from fpgan.io.tables import row_file
+    from fpgan.model.model import load
+
     model = load(model_name)
     report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, "
            f"hash {model.hash}")
@@ -92,9 +126,16 @@ def write_images_not_ours(folder: Path, resolution: int) -> int:
     Returns:
       How many.
     """
+    import importlib.resources
+
+    import numpy as np
+
+    from fpgan.data.robohash import render_cats
+    from fpgan.io.files import write_file
+    from fpgan.io.images import encode_png, read_image
+
     try:
         photos = importlib.resources.files("skimage") / "data"
-        from fpgan.data.robohash import render_cats
         cats = render_cats(np.arange(PER_USER), resolution)
     except ModuleNotFoundError as error:
         raise missing_extra(error.name, "demo") from None
@@ -116,6 +157,8 @@ def summarise(rows: list[Row], folder: Path) -> list[str]:
     Returns:
       Lines of text, header first.
     """
+    import numpy as np
+
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(origin(Path(row.file).relative_to(folder)), []).append(row)
@@ -142,6 +185,10 @@ def draw_picture(model: Model, registry: Registry, seed: int) -> np.ndarray:
     Returns:
       uint8 [H, W, 3].
     """
+    import numpy as np
+
+    from fpgan.io.images import grid
+
     seeds = (seed + np.arange(PER_USER)) % 2**32
     images = np.stack([model.generate(bits, seeds) for bits in registry.bits])  # [users, latents, R, R, 3]
     residual = images[0].astype(np.int64) - images[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpgan.verbs.terminal import not_negative, positive
+from fpgan.cli.terminal import not_negative, positive
 
 EXAMPLE = """\
 example: a small random model, a large one, a model of your own, a training step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fpgan.verbs.terminal import not_negative, positive, progress_line
+from fpgan.cli.terminal import not_negative, positive, progress_line
 
 EXAMPLE = """\
 example: check a set, and read the fingerprints in 100 of its images

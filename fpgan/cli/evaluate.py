@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpgan.verbs.terminal import not_negative, positive
+from fpgan.cli.terminal import not_negative, positive
 
 EXAMPLE = """\
 example: a quick look, a thorough one, a model of your own against public and other images
@@ -68,7 +68,7 @@ def run(args) -> int:
 
 def _progress():
     """Returns progress(part, done, total): one line on the terminal for each part."""
-    from fpgan.verbs.terminal import progress_line
+    from fpgan.cli.terminal import progress_line
 
     lines = {}
 

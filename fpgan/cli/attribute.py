@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import sys
 
-from fpgan.verbs.decode import add_reading_arguments, decode_into_folder
-from fpgan.verbs.processes import share_of
-from fpgan.verbs.terminal import finish, print_verdicts, verdict_table, warner
+from fpgan.cli.decode import add_reading_arguments, decode_into_folder
+from fpgan.cli.options import share_of
+from fpgan.cli.terminal import finish, print_verdicts, verdict_table, warner
 
 EXAMPLE = """\
 example: whose images are these?
@@ -60,8 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `fpgan attribute`; returns the exit code that its help states."""
     import fpgan
-    from fpgan.attribution.csv_store import open_registry, read_users
+    from fpgan.attribution.csv_store import read_users
     from fpgan.attribution.verdict import explain
+    from fpgan.cli.options import open_registry
     from fpgan.decoding.decode import attribute_rows, decode_files
     from fpgan.decoding.rows import write_rows
     from fpgan.decoding.shards import Question, is_folder

@@ -32,8 +32,8 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Prepares the images and says what came of it."""
+    from fpgan.cli.terminal import progress_line
     from fpgan.data.prepare import prepare
-    from fpgan.verbs.terminal import progress_line
 
     report = prepare(_settings(args), progress_line("data"))
     print(f"{report.folder}: {report.images:,} images"

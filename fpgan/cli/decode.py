@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.verbs.processes import add_process_arguments, share_of
-from fpgan.verbs.terminal import finish, positive, row_counter, warner
+from fpgan.cli.options import add_process_arguments, share_of
+from fpgan.cli.terminal import finish, positive, row_counter, warner
 
 EXAMPLE = """\
 example: read the fingerprints of all images below a folder

@@ -81,7 +81,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "fpgan --help lists the verbs"
         raise FpganError(f"there is no such verb; {hint}")
-    module = importlib.import_module(f"fpgan.verbs.{verb.replace('-', '_')}")
+    module = importlib.import_module(f"fpgan.cli.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"fpgan {verb}", description=_sentence(VERBS[verb]), epilog=module.EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter)

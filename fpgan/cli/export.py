@@ -1,6 +1,6 @@
 """fpgan export: turns a training checkpoint into a model directory."""
 
-from fpgan.verbs.terminal import not_negative, progress_line
+from fpgan.cli.terminal import not_negative, progress_line
 
 EXAMPLE = """\
 example: from a run to a model that every verb takes
