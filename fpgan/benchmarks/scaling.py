@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (pods.py).
+"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (cost_model.py).
 
 Measured: the same global batch on 1, 2, 4 ... devices, timed in turns, with the bytes that the compiled programs all-reduce.
 Virtual devices of one CPU share its cores, so that they show what sharing costs, never what it gains.

@@ -42,7 +42,6 @@ def add_arguments(parser):
 
 def run(args) -> int:
     """Runs the demo and prints its table."""
-
     folder = Path(args.out)
     rows = run_demo(folder, args.model, args.fpr, print)
     print("\n".join(summarise(rows, folder)))

@@ -82,7 +82,7 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
       data: the real images, see `data_settings`.
       settings: what to measure.
       data_options: further fields of the config's data part, e.g. {"crop": "celeba128", "take": 30000}.
-      others: further images that are not the model's, see `others.open_other`.
+      others: further images that are not the model's, see `sources.open_other`.
       out: a JSON file, written whole or not at all; none without it.
       record: also write the result into the model's config.json, as its "metrics".
       command: recorded in the result.

@@ -32,7 +32,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
     interrupted. On SIGTERM it saves and returns early, and the signal stays ignored. Several processes call it inside
-    `parallel.together`.
+    `runtime.together`.
 
     Args:
       config: the training config.
