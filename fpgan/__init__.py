@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fpgan.errors import FpganError
     from fpgan.fingerprint import Fingerprint
-    from fpgan.model import Model, load
+    from fpgan.model.model import Model, load
 
 __version__ = "0.1.0"
 

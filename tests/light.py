@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fpgan import cli, parallel
+from fpgan.cli import app
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.training import loop
 from fpgan.training.state import TrainState
@@ -34,8 +35,8 @@ def init_state(config, network):
 def phases(config, network, device_batch, resident):
     """Adds to the numbers what depends on the step, the images, and their order over the devices."""
     def run(state, images):
-        weight = 1 + lax.axis_index(parallel.AXIS) * device_batch + jnp.arange(device_batch)
-        seen = lax.psum(jnp.sum(weight * images.astype(jnp.float32).mean((1, 2, 3))), parallel.AXIS) / config.batch_size
+        weight = 1 + lax.axis_index(devices.AXIS) * device_batch + jnp.arange(device_batch)
+        seen = lax.psum(jnp.sum(weight * images.astype(jnp.float32).mean((1, 2, 3))), devices.AXIS) / config.batch_size
         params = jax.tree.map(lambda w: 0.9 * w + seen * jnp.array([1.0, state.step]), state.params)
         return state.replace(step=state.step + 1, params=params), {"seen": seen}
     return (Phase("light", 1, run),)
@@ -82,7 +83,7 @@ def main():
     loop.init_state, loop.phases, loop.reals, loop.open_source = init_state, phases, reals, open_source
     loop.write_grids = lambda *args, **kwargs: None
     loop.Monitor = lambda *args: lambda step, state: {}
-    return cli.main()
+    return app.main()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from fpgan.attribution import Registry, append, attribute, issue, read, read_key, read_users, write
-from fpgan.attribution.registry import from_fingerprints, instances, issue_missing, open_registry
+from fpgan.attribution.csv_store import issue_missing
+from fpgan.attribution.registry import from_fingerprints
+from fpgan.attribution.statistics import log10_p_value, matches, threshold
 from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, explain
+from fpgan.cli.options import instances, open_registry
 from fpgan.errors import FpganError
-from fpgan.fingerprint import Fingerprint, log10_p_value, matches, threshold
+from fpgan.fingerprint import Fingerprint
 
 A, B = "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100"
 

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpgan import model
 from fpgan.benchmarks import bench as bench_module
-from fpgan.benchmarks.bench import Settings, bench, table
+from fpgan.benchmarks import throughput
+from fpgan.benchmarks.bench import bench, table
+from fpgan.benchmarks.timing import Settings
 from fpgan.errors import FpganError
+from fpgan.model import programs
 from fpgan.networks import layers
 from fpgan.networks.config import NetworkConfig
 
@@ -24,22 +26,22 @@ def test_grouped_convolutions_are_the_same_function(size, demodulate, up):
     x, kernel, style = (jnp.asarray(rng.normal(size=shape), jnp.float32)
                         for shape in [(3, 5, 6, 4), (size, size, 4, 7), (3, 4)])
     shared = layers.modulated_conv(x, kernel, style, demodulate=demodulate, up=up)
-    grouped = bench_module.grouped_modulated_conv(x, kernel, style, demodulate=demodulate, up=up)
+    grouped = throughput.grouped_modulated_conv(x, kernel, style, demodulate=demodulate, up=up)
     assert shared.shape == grouped.shape == ((3, 10, 12, 7) if up else (3, 5, 6, 7))
     np.testing.assert_allclose(grouped, shared, rtol=1e-4, atol=1e-5)
 
 
 def test_the_whole_generator_runs_with_grouped_convolutions_and_then_without():
     shared = layers.modulated_conv
-    inputs = (bench_module.random_params(TINY, 0)["generator"], *bench_module.generator_inputs(TINY, 3, 0))
+    inputs = (throughput.random_params(TINY, 0)["generator"], *throughput.generator_inputs(TINY, 3, 0))
 
     def text():
-        return jax.jit(model.generate_fn(TINY)).lower(*inputs).as_text()
+        return jax.jit(programs.generate_fn(TINY)).lower(*inputs).as_text()
 
-    with bench_module.grouped_convolutions():
+    with throughput.grouped_convolutions():
         assert "feature_group_count = 3" in text()
     assert layers.modulated_conv is shared and "feature_group_count = 3" not in text()
-    with pytest.raises(ZeroDivisionError), bench_module.grouped_convolutions():
+    with pytest.raises(ZeroDivisionError), throughput.grouped_convolutions():
         raise ZeroDivisionError
     assert layers.modulated_conv is shared
 
@@ -62,7 +64,7 @@ def test_flops_of_a_matrix_product_are_counted():
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     patch = pytest.MonkeyPatch()
-    patch.setitem(bench_module._CEILING_SIDE, "cpu", 64)
+    patch.setitem(throughput._CEILING_SIDE, "cpu", 64)
     settings = Settings(batches=(1, 4), repeats=3, grouped_batch=4, fingerprints=41)
     returned = bench(["generate", "decode"], TINY, settings, out=out, command="fpgan bench ...")
     patch.undo()
@@ -95,12 +97,12 @@ def test_the_table_has_every_row(results):
 
 
 def test_a_wrong_formulation_is_not_timed(monkeypatch):
-    right = bench_module.grouped_modulated_conv
+    right = throughput.grouped_modulated_conv
 
     def wrong(*args, **options):
         return 1.01 * right(*args, **options)
 
-    monkeypatch.setattr(bench_module, "grouped_modulated_conv", wrong)
+    monkeypatch.setattr(throughput, "grouped_modulated_conv", wrong)
     settings = Settings(batches=(2,), repeats=1, grouped_batch=2, fingerprints=0)
     with pytest.raises(FpganError, match="one of them is wrong"):
         bench(["generate"], TINY, settings)
@@ -114,7 +116,7 @@ def test_a_wrong_formulation_is_not_timed(monkeypatch):
     (["decode"], Settings(fingerprints=-5), "fingerprints -5"), (["decode"], Settings(seed=-1), "seed is -1"),
 ])
 def test_senseless_wishes_are_refused_before_anything_is_timed(tasks, settings, message, monkeypatch):
-    monkeypatch.setattr(bench_module, "random_params", None)
+    monkeypatch.setattr(throughput, "random_params", None)
     with pytest.raises(FpganError, match=message):
         bench(tasks, TINY, settings)
 

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from fake_model import N_BITS, FakeModel
 
-from fpgan import bulk
 from fpgan.attribution import issue
-from fpgan.bulk import Question, decode_folder, is_folder
-from fpgan.decoding import attribute_rows, decode_files
+from fpgan.decoding import shards
+from fpgan.decoding.decode import attribute_rows, decode_files
+from fpgan.decoding.rows import Row, write_rows
+from fpgan.decoding.shards import Question, decode_folder, is_folder
+from fpgan.distributed.environment import Share
+from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
-from fpgan.files import write_file
-from fpgan.rows import Row, row_file, write_rows
-from fpgan.sets.generation import generate_set
-from fpgan.sets.sharing import Share, claim
+from fpgan.generation.generate import generate_set
+from fpgan.io.files import write_file
+from fpgan.io.tables import row_file
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 RUN = """
@@ -29,8 +31,8 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
-from fpgan.bulk import Question, decode_folder
-from fpgan.sets.sharing import process_share
+from fpgan.decoding.shards import Question, decode_folder
+from fpgan.distributed.work import process_share
 decode_folder(Question(FakeModel(), issue(["alice", "bob", "carol"], 64, b"k" * 16)), [sys.argv[1]], sys.argv[2],
               format={format!r}, shard_size=8, batch_size=4, share=process_share(), sinks=[lambda row: time.sleep({delay})])
 """
@@ -108,7 +110,7 @@ def test_finished_parts_are_not_made_again_and_count_on(images, tmp_path, format
 
 def test_a_part_that_another_process_makes_is_waited_for(images, tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
-    monkeypatch.setattr("fpgan.sets.sharing._POLL", 0.02)
+    monkeypatch.setattr("fpgan.distributed.work._POLL", 0.02)
     decode(images, tmp_path / "straight")
     decode(images, tmp_path / "rows", share=Share(1, 2))
     held, told = claim(tmp_path / "rows" / "_fpgan" / ".00002-of-00004.claim"), []
@@ -175,14 +177,14 @@ def test_other_questions_other_images_and_other_folders_are_refused(images, tmp_
 
 
 def test_images_that_change_meanwhile_are_noticed(images, tmp_path, monkeypatch):
-    listed = bulk._listed
+    listed = shards._listed
 
     def change_after(*arguments):
         result = listed(*arguments)
         write_file(images / "0.png", b"")
         return result
 
-    monkeypatch.setattr(bulk, "_listed", change_after)
+    monkeypatch.setattr(shards, "_listed", change_after)
     with pytest.raises(FpganError, match="changed"):
         decode(images, tmp_path / "rows")
 

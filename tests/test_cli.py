@@ -11,10 +11,10 @@ import pytest
 from fake_model import FakeModel
 
 import fpgan
-from fpgan import cli
-from fpgan.files import write_file
-from fpgan.images import encode_png, read_image
-from fpgan.sets.sample_sets import read_manifest
+from fpgan.cli import app
+from fpgan.generation.manifest import read_manifest
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png, read_image
 
 HEAVY = ("jax", "numpy", "scipy", "PIL", "flax", "tensorflow", "optax")
 
@@ -28,7 +28,7 @@ def model(monkeypatch):
 
 @pytest.fixture
 def samples(model, tmp_path, capsys):
-    assert cli.main(["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--issue",
+    assert app.main(["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--issue",
                      "--per-user", "3", "--seed", "5", "--out", str(tmp_path / "set")]) == 0
     capsys.readouterr()
     return tmp_path / "set"
@@ -45,36 +45,36 @@ def test_help_imports_nothing_heavy(arguments):
 
 
 def test_the_overview_names_every_verb(capsys):
-    assert cli.main(["--help"]) == 0
+    assert app.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {verb} " in shown for verb in cli.VERBS)
-    assert cli.main([]) == 0 and capsys.readouterr().out == shown
-    assert cli.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
+    assert all(f"\n  {verb} " in shown for verb in app.VERBS)
+    assert app.main([]) == 0 and capsys.readouterr().out == shown
+    assert app.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", app.VERBS)
 def test_every_verb_shows_a_worked_example(verb, capsys):
-    assert cli.main([verb, "--help"]) == 0
+    assert app.main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"  fpgan {verb} " in shown and "example:" in shown and max(map(len, shown.splitlines())) <= 100
 
 
 def test_exit_codes(monkeypatch, capsys, model, tmp_path):
-    assert cli.main(["atribute"]) == 2 and "did you mean 'attribute'" in capsys.readouterr().err
-    assert cli.main(["decode"]) == 2 and "usage" in capsys.readouterr().err
-    assert cli.main(["generate", "--per-user", "0", "--out", "x"]) == 2 and "at least 1" in capsys.readouterr().err
-    assert cli.main(["decode", str(tmp_path / "none.png")]) == 2
+    assert app.main(["atribute"]) == 2 and "did you mean 'attribute'" in capsys.readouterr().err
+    assert app.main(["decode"]) == 2 and "usage" in capsys.readouterr().err
+    assert app.main(["generate", "--per-user", "0", "--out", "x"]) == 2 and "at least 1" in capsys.readouterr().err
+    assert app.main(["decode", str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err.startswith("fpgan decode: error: ")
     missing = ModuleNotFoundError("no", name="optax.contrib")
     taken = NotADirectoryError(20, "Not a directory", "run\x1b/x")
     for error, code, text in ((KeyboardInterrupt, 130, "stopped"), (missing, 2, "fpgan[train]"),
                               (taken, 2, "fpgan train: error: run\\x1b/x: Not a directory\n"),
                               (OSError(28, "No space left"), 2, "fpgan train: error: No space left\n")):
-        monkeypatch.setattr(cli, "_run", lambda verb, arguments, error=error: (_ for _ in ()).throw(error))
-        assert cli.main(["train"]) == code and text in capsys.readouterr().err
-    monkeypatch.setattr(cli, "_run", lambda verb, arguments: __import__("a_module_that_is_not_there"))
+        monkeypatch.setattr(app, "_run", lambda verb, arguments, error=error: (_ for _ in ()).throw(error))
+        assert app.main(["train"]) == code and text in capsys.readouterr().err
+    monkeypatch.setattr(app, "_run", lambda verb, arguments: __import__("a_module_that_is_not_there"))
     with pytest.raises(ModuleNotFoundError):
-        cli.main(["train"])
+        app.main(["train"])
 
 
 def test_a_reader_that_goes_away_is_no_error():
@@ -89,13 +89,13 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_generate_issues_and_says_what_it_did(samples, tmp_path, capsys):
     command = ["generate", "--user", "alice", "--user", "bob", "--registry", str(tmp_path / "r.csv"), "--per-user", "3",
                "--seed", "5", "--out", str(samples)]
-    assert cli.main(command) == 0
+    assert app.main(command) == 0
     assert capsys.readouterr().out == f"0 images made, 6 were there; the set is complete: {samples}\n"
-    assert cli.main([*command[:-1], str(tmp_path / "other")]) == 0
+    assert app.main([*command[:-1], str(tmp_path / "other")]) == 0
     assert (tmp_path / "other/bob/000002.png").read_bytes() == (samples / "bob/000002.png").read_bytes()
     capsys.readouterr()
-    assert cli.main([*command, "--per-user", "4"]) == 2 and "per_user 3, not 4" in capsys.readouterr().err
-    assert cli.main(["generate", "--registry", str(tmp_path / "r.csv"), "--user", "eve", "--out", str(tmp_path / "e")]) == 2
+    assert app.main([*command, "--per-user", "4"]) == 2 and "per_user 3, not 4" in capsys.readouterr().err
+    assert app.main(["generate", "--registry", str(tmp_path / "r.csv"), "--user", "eve", "--out", str(tmp_path / "e")]) == 2
     assert "eve" in capsys.readouterr().err and not (tmp_path / "e").exists()
 
 
@@ -103,40 +103,40 @@ def test_generate_by_key_file_of_users_or_fingerprint(model, tmp_path):
     (tmp_path / "key").write_text("0f" * 32)
     (tmp_path / "users").write_text("alice\nbob\n")
     key = ["--key-file", str(tmp_path / "key")]
-    assert cli.main(["generate", "--users", str(tmp_path / "users"), *key, "--out", str(tmp_path / "a")]) == 0
+    assert app.main(["generate", "--users", str(tmp_path / "users"), *key, "--out", str(tmp_path / "a")]) == 0
     lines = list(read_manifest(tmp_path / "a"))
     digits = fpgan.Fingerprint.derive(b"\x0f" * 32, "bob", 64).hex
     assert [line["user"] for line in lines] == ["alice", "bob"] and lines[1]["fingerprint"] == digits
-    assert cli.main(["generate", "--fingerprint", digits, "--out", str(tmp_path / "b")]) == 0
+    assert app.main(["generate", "--fingerprint", digits, "--out", str(tmp_path / "b")]) == 0
     by_bits, by_name = (read_image(tmp_path / file)[0] for file in (f"b/{digits}/000000.png", "a/bob/000000.png"))
     assert (by_bits[..., :2] == by_name[..., :2]).all()  # blue is the place in the batch
 
 
 def test_data_needs_no_package_beyond_those_of_the_extras(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    assert cli.main(["data", "--name", "folder", "--resolution", "16", "--path", str(tmp_path / "none")]) == 2
+    assert app.main(["data", "--name", "folder", "--resolution", "16", "--path", str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
 def test_decode_writes_rows_and_warns(samples, tmp_path, capsys):
     write_file(samples / "alice/000000.png", b"broken")
     write_file(samples / "alice/000001.png", encode_png(np.zeros((20, 20, 3), np.uint8)))
-    assert cli.main(["decode", str(samples)]) == 0
+    assert app.main(["decode", str(samples)]) == 0
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 7 and shown.out.startswith("file,fingerprint,confidence,")
     assert "alice/000000.png: not an image" in shown.err and "alice/000001.png: resized" in shown.err
     assert "5 images read, 1 of them resized; 1 could not be read" in shown.err
-    assert cli.main(["decode", str(samples), "--strict", "--out", str(tmp_path / "rows.jsonl")]) == 1
+    assert app.main(["decode", str(samples), "--strict", "--out", str(tmp_path / "rows.jsonl")]) == 1
     assert capsys.readouterr().out == "" and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 6
-    assert cli.main(["decode", str(samples / "alice/000000.png")]) == 1  # nothing could be read
-    assert cli.main(["decode", str(samples / "bob"), "--strict"]) == 0
+    assert app.main(["decode", str(samples / "alice/000000.png")]) == 1  # nothing could be read
+    assert app.main(["decode", str(samples / "bob"), "--strict"]) == 0
 
 
 @pytest.mark.parametrize("command", [
     "bench --grouped-batch -1", "bench --fingerprints -5", "bench --repeats 0", "bench --bits -8", "bench --seed -1",
     "evaluate --count 0", "evaluate --batch-size 0", "evaluate --take -1", "evaluate --users x", "evaluate --seed -1"])
 def test_numbers_out_of_range_are_refused_by_name(command, capsys):
-    assert cli.main(command.split()) == 2
+    assert app.main(command.split()) == 2
     shown = capsys.readouterr().err
     assert f"argument {command.split()[1]}" in shown and "no whole number of at least" in shown
 
@@ -154,7 +154,7 @@ def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):
     write_file(tmp_path / "bad\x1b[2J.png", b"broken")
     command = ["attribute", str(samples / "*/*.png"), str(tmp_path / "photo.png"), str(tmp_path / "bad\x1b[2J.png"),
                "--registry", str(tmp_path / "r.csv")]
-    assert cli.main([*command, "--out", str(tmp_path / "v.csv")]) == 0
+    assert app.main([*command, "--out", str(tmp_path / "v.csv")]) == 0
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
     assert lines[0].split() == ["file", "matches", "log10", "p", "verdict"]
@@ -164,62 +164,62 @@ def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):
     assert "attributed: 6; not ours: 1" in shown.out and "over 2 registered users" in shown.out
     assert "\x1b" not in shown.out + shown.err and "\\x1b[2J" in shown.err
     assert len((tmp_path / "v.csv").read_text().splitlines()) == 9
-    assert cli.main([*command, "--format", "jsonl"]) == 0
+    assert app.main([*command, "--format", "jsonl"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["user"] for row in rows] == ["alice"] * 3 + ["bob"] * 3 + [None, None]
-    assert cli.main([*command, "--user", "bob"]) == 0 and "over 1 registered user\n" in capsys.readouterr().out
-    assert cli.main([*command, "--fpr", "1e-30"]) == 2 and "larger rate" in capsys.readouterr().err
-    assert cli.main(command[:4]) == 2 and "--registry" in capsys.readouterr().err
+    assert app.main([*command, "--user", "bob"]) == 0 and "over 1 registered user\n" in capsys.readouterr().out
+    assert app.main([*command, "--fpr", "1e-30"]) == 2 and "larger rate" in capsys.readouterr().err
+    assert app.main(command[:4]) == 2 and "--registry" in capsys.readouterr().err
 
 
 def test_attribute_without_a_calibrated_threshold_says_so(samples, tmp_path, model, capsys):
     model.info.clear()
     write_file(tmp_path / "photo.png", encode_png(np.full((16, 16, 3), 121, np.uint8)))
-    assert cli.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0
+    assert app.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0
     shown = capsys.readouterr().out
     assert "no calibrated threshold" in shown and "not ours" not in shown and "nobody registered: 1" in shown
 
 
 def test_a_users_file_may_be_a_registry(samples, tmp_path, capsys):
     command = ["generate", "--users", str(tmp_path / "r.csv"), "--per-user", "3", "--seed", "5"]
-    assert cli.main([*command, "--out", str(tmp_path / "again")]) == 0
+    assert app.main([*command, "--out", str(tmp_path / "again")]) == 0
     assert list(read_manifest(tmp_path / "again")) == list(read_manifest(samples))
-    assert cli.main([*command, "--registry", str(tmp_path / "r.csv"), "--out", str(tmp_path / "x")]) == 2
+    assert app.main([*command, "--registry", str(tmp_path / "r.csv"), "--out", str(tmp_path / "x")]) == 2
     assert "leave out --registry" in capsys.readouterr().err and not (tmp_path / "x").exists()
-    assert cli.main([*command[:2], str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+    assert app.main([*command[:2], str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
 
 
 def test_processes_share_a_set(samples, tmp_path, capsys, monkeypatch):
     command = ["generate", "--users", str(tmp_path / "r.csv"), "--per-user", "3", "--seed", "5", "--shard-size", "2",
                "--batch-size", "2", "--out", str(tmp_path / "set2")]
-    assert cli.main([*command, "--process-id", "1", "--num-processes", "2"]) == 0
+    assert app.main([*command, "--process-id", "1", "--num-processes", "2"]) == 0
     shown = capsys.readouterr().out
     assert shown == ("2 images made, 0 were there (process 1 of 2, of 6 images); "
                      "2 shards of other processes are not finished\n")
-    assert cli.main(["verify", str(tmp_path / "set2")]) == 1
+    assert app.main(["verify", str(tmp_path / "set2")]) == 1
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert cli.main(command) == 0 and "the set is complete" in capsys.readouterr().out
-    assert cli.main(["verify", str(tmp_path / "set2"), "--decode", "6"]) == 0
-    assert cli.main([*command, "--process-id", "2"]) == 2 and "--num-processes" in capsys.readouterr().err
+    assert app.main(command) == 0 and "the set is complete" in capsys.readouterr().out
+    assert app.main(["verify", str(tmp_path / "set2"), "--decode", "6"]) == 0
+    assert app.main([*command, "--process-id", "2"]) == 2 and "--num-processes" in capsys.readouterr().err
 
 
 def test_rows_go_into_a_folder_of_parts(samples, tmp_path, capsys):
     write_file(samples / "alice/000000.png", b"broken")
     command = ["decode", str(samples), "--out", str(tmp_path / "rows"), "--shard-size", "4"]
     several = ["--process-id", "0", "--num-processes", "2"]
-    assert cli.main([*command, *several, "--strict"]) == 1
+    assert app.main([*command, *several, "--strict"]) == 1
     shown = capsys.readouterr()
     assert shown.out == ("4 images decoded, 0 were there (process 0 of 2, of 6 images); "
                          "1 parts of other processes are not finished\n")
     assert "alice/000000.png: not an image" in shown.err
-    assert cli.main([*command, "--strict"]) == 1  # the part with the broken image was there already
+    assert app.main([*command, "--strict"]) == 1  # the part with the broken image was there already
     assert capsys.readouterr().out == f"2 images decoded, 4 were there; all parts are there: {tmp_path / 'rows'}\n"
     parts = [path.read_text().splitlines() for path in sorted((tmp_path / "rows").glob("part-*"))]
     assert list(map(len, parts)) == [4, 2]
-    assert cli.main(["decode", str(samples), *several]) == 2 and "into a folder" in capsys.readouterr().err
+    assert app.main(["decode", str(samples), *several]) == 2 and "into a folder" in capsys.readouterr().err
     whose = ["attribute", str(samples / "bob"), "--registry", str(tmp_path / "r.csv")]
-    assert cli.main([*whose, "--out", f"{tmp_path}/verdicts/", "--format", "csv"]) == 0
+    assert app.main([*whose, "--out", f"{tmp_path}/verdicts/", "--format", "csv"]) == 0
     assert "attributed: 3" in capsys.readouterr().out
     assert (tmp_path / "verdicts" / "part-00000-of-00001.csv").read_text().count(",bob,") == 3
-    assert cli.main([*whose, *several]) == 2
+    assert app.main([*whose, *several]) == 2

@@ -3,9 +3,8 @@
 import pytest
 from jax._src import clusters
 
+from fpgan.distributed.environment import PATIENCE, Place, find_place
 from fpgan.errors import FpganError
-from fpgan.processes import cluster
-from fpgan.processes.cluster import Place, find_place
 
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "node[07-09]", "SLURM_NTASKS": "3", "SLURM_PROCID": "2",
          "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)"}
@@ -118,4 +117,4 @@ def test_kubernetes_jobs_are_found_by_their_index(environment, monkeypatch):
 
 def test_the_search_needs_nothing_but_what_jax_has():
     assert {kind.__name__ for kind in clusters.ClusterEnv._cluster_types} >= {"SlurmCluster", "K8sCluster", "OmpiCluster"}
-    assert cluster.PATIENCE >= 60
+    assert PATIENCE >= 60

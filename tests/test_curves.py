@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpgan.cli import main
+from fpgan.cli.app import main
 from fpgan.errors import FpganError
-from fpgan.evaluation import curves
+from fpgan.evaluation import plots
 
 
 def record(step, **scalars):
@@ -37,7 +37,7 @@ def runs(tmp_path):
 def test_restarts_and_a_last_line_cut_short(tmp_path):
     folder = log(tmp_path / "run", record(1, a=1), record(2, a=2), record(3, a=3), record(2, a=20), record(4, a=40),
                  record(4, a=41), '{"step": 5, "ima', end="")
-    run = curves.read_run(folder)
+    run = plots.read_run(folder)
     assert run.name == "run"
     np.testing.assert_array_equal(run.x["step"], [1, 2, 4])
     np.testing.assert_array_equal(run.x["images"], [16, 32, 64])
@@ -46,7 +46,7 @@ def test_restarts_and_a_last_line_cut_short(tmp_path):
 
 def test_a_curve_has_only_the_records_with_its_metric(tmp_path):
     lines = record(1, a=1), record(2, b=5), record(3, a=float("nan"), b=None), record(4, a=2)
-    run = curves.read_run(log(tmp_path / "run", *lines))
+    run = plots.read_run(log(tmp_path / "run", *lines))
     np.testing.assert_array_equal(run.curve("a"), [[16, 64], [1, 2]])
     np.testing.assert_array_equal(run.curve("b", "step"), [[2], [5]])
     assert run.curve("none")[0].size == run.curve("images_per_second")[0].size == 0
@@ -54,7 +54,7 @@ def test_a_curve_has_only_the_records_with_its_metric(tmp_path):
 
 def test_a_curve_is_broken_where_a_metric_was_switched_off(tmp_path):
     lines = [record(s, a=1, **({} if 4 <= s < 14 else {"r1": s}), **({"often": s} if s % 3 == 0 else {})) for s in range(20)]
-    run = curves.read_run(log(tmp_path / "run", *lines))
+    run = plots.read_run(log(tmp_path / "run", *lines))
     assert [list(run.curve("r1")[1][piece]) for piece in run.pieces("r1")] == [[0, 1, 2, 3], [14, 15, 16, 17, 18, 19]]
     assert len(run.pieces("a")) == len(run.pieces("often")) == 1
 
@@ -67,51 +67,51 @@ def test_a_curve_is_broken_where_a_metric_was_switched_off(tmp_path):
 ])
 def test_damaged_logs_are_told(tmp_path, lines, message):
     with pytest.raises(FpganError, match=message):
-        curves.read_run(log(tmp_path / "run", *lines))
+        plots.read_run(log(tmp_path / "run", *lines))
 
 
 def test_names_of_runs(tmp_path, runs):
-    named = curves.read_runs([f"first one={runs[0]}", runs[1], f"{runs[1]}/metrics.jsonl"])
+    named = plots.read_runs([f"first one={runs[0]}", runs[1], f"{runs[1]}/metrics.jsonl"])
     assert [run.name for run in named] == ["first one", runs[1], f"{runs[1]}/metrics.jsonl"]
     odd = log(tmp_path / "lr=1", record(1, accuracy=0.5))
-    assert curves.read_runs([str(odd)])[0].name == "lr=1"
+    assert plots.read_runs([str(odd)])[0].name == "lr=1"
     with pytest.raises(FpganError, match="no training log nowhere"):
-        curves.read_runs(["nowhere"])
+        plots.read_runs(["nowhere"])
     with pytest.raises(FpganError, match="13 runs; expected 1 to 12"):
-        curves.read_runs([runs[0]] * 13)
+        plots.read_runs([runs[0]] * 13)
 
 
 def test_metrics_are_names_and_patterns(runs):
-    read = curves.read_runs(runs)
-    assert curves.choose_metrics(read, ()) == ["accuracy", "eval_accuracy", "eval_frechet_pixels_8"]
-    assert curves.choose_metrics(read[1:], ()) == ["accuracy"]
-    assert curves.choose_metrics(read, ["eval_*", "accuracy"]) == ["eval_accuracy", "eval_frechet_pixels_8", "accuracy"]
+    read = plots.read_runs(runs)
+    assert plots.choose_metrics(read, ()) == ["accuracy", "eval_accuracy", "eval_frechet_pixels_8"]
+    assert plots.choose_metrics(read[1:], ()) == ["accuracy"]
+    assert plots.choose_metrics(read, ["eval_*", "accuracy"]) == ["eval_accuracy", "eval_frechet_pixels_8", "accuracy"]
     with pytest.raises(FpganError, match="no run has a metric 'eval_acuracy'; did you mean 'eval_accuracy'"):
-        curves.choose_metrics(read, ["eval_acuracy"])
+        plots.choose_metrics(read, ["eval_acuracy"])
     with pytest.raises(FpganError, match="no run has a metric 'images_per_second'"):  # null in every record
-        curves.choose_metrics(read, ["images_per_second"])
+        plots.choose_metrics(read, ["images_per_second"])
 
 
 def test_smoothing_is_a_weighted_mean_by_half_life():
     rng = np.random.default_rng(0)
     x, values = np.cumsum(rng.uniform(1, 9, 40)), rng.normal(size=40)
     weights = np.tril(0.5 ** ((x[:, None] - x) / 7.0))
-    np.testing.assert_allclose(curves.smoothed(x, values, 7.0), weights @ values / weights.sum(axis=1))
-    np.testing.assert_allclose(curves.smoothed(x, np.full(40, 3.0), 7.0), 3.0)
+    np.testing.assert_allclose(plots.smoothed(x, values, 7.0), weights @ values / weights.sum(axis=1))
+    np.testing.assert_allclose(plots.smoothed(x, np.full(40, 3.0), 7.0), 3.0)
 
 
 def test_labels_name_the_features():
-    assert curves.panel_label("eval_frechet_pixels_8") == "Fr\u00e9chet distance over pixels@8"
-    assert curves.panel_label("eval_frechet_vgg16_relu5_3_64") == "Fr\u00e9chet distance over vgg16:relu5_3@64"
-    assert curves.panel_label("fake_score") == "fake score"
+    assert plots.panel_label("eval_frechet_pixels_8") == "Fr\u00e9chet distance over pixels@8"
+    assert plots.panel_label("eval_frechet_vgg16_relu5_3_64") == "Fr\u00e9chet distance over vgg16:relu5_3@64"
+    assert plots.panel_label("fake_score") == "fake score"
 
 
 @pytest.mark.parametrize("smooth", [0.0, 100.0])
 def test_the_picture_is_the_same_every_time_and_shows_the_runs(runs, smooth):
-    read = curves.read_runs(runs)
-    metrics = curves.choose_metrics(read, ())
-    first = curves.draw(read, metrics, smooth=smooth)
-    assert first == curves.draw(read, metrics, smooth=smooth)
+    read = plots.read_runs(runs)
+    metrics = plots.choose_metrics(read, ())
+    first = plots.draw(read, metrics, smooth=smooth)
+    assert first == plots.draw(read, metrics, smooth=smooth)
     pixels = np.array(Image.open(io.BytesIO(first)).convert("RGB")).reshape(-1, 3)
     for colour in (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00):  # the first two of the palette
         assert (pixels == colour).all(axis=1).sum() > 100
@@ -119,11 +119,11 @@ def test_the_picture_is_the_same_every_time_and_shows_the_runs(runs, smooth):
 
 
 def test_svg_holds_labels_and_no_date(runs, tmp_path):
-    curves.plot([f"a & b={runs[0]}", runs[1]], tmp_path / "new" / "picture.svg", metrics=["accuracy"], x="step")
+    plots.plot([f"a & b={runs[0]}", runs[1]], tmp_path / "new" / "picture.svg", metrics=["accuracy"], x="step")
     content = (tmp_path / "new" / "picture.svg").read_bytes()
     assert ElementTree.fromstring(content).tag.endswith("svg")
     assert b"a &amp; b" in content and b"<dc:date>" not in content
-    curves.plot([f"a & b={runs[0]}", runs[1]], tmp_path / "again.svg", metrics=["accuracy"], x="step")
+    plots.plot([f"a & b={runs[0]}", runs[1]], tmp_path / "again.svg", metrics=["accuracy"], x="step")
     assert (tmp_path / "again.svg").read_bytes() == content
 
 
@@ -152,6 +152,6 @@ def test_without_matplotlib_the_extra_is_named(runs, tmp_path, monkeypatch, caps
 
 
 def test_reading_needs_neither_jax_nor_matplotlib():
-    code = ("import sys, fpgan.evaluation.curves, fpgan.verbs.plot;"
+    code = ("import sys, fpgan.evaluation.plots, fpgan.cli.plot;"
             "sys.exit(any(name in sys.modules for name in ('jax', 'matplotlib')))")
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

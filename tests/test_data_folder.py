@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpgan.data.crop import crop_and_resize, crop_box
 from fpgan.data.folder import list_own_images, read_own_images
 from fpgan.errors import FpganError
+from fpgan.io.images import crop_and_resize, crop_box
 
 
 def picture(height, width, seed=0):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fpgan.data.order import batch_indices, shuffled_index
+from fpgan.data.shuffle import batch_indices, shuffled_index
 from fpgan.errors import FpganError
 
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from fpgan.data.order import shuffled_index
 from fpgan.data.pipeline import stream
+from fpgan.data.shuffle import shuffled_index
 from fpgan.data.sources import ImageSource
+from fpgan.distributed.devices import AXIS
 from fpgan.errors import FpganError
-from fpgan.parallel import AXIS
 from fpgan.training.step import Setup, draw_reals
 
 SIZE = 50

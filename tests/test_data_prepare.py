@@ -10,13 +10,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from fpgan import cli
+from fpgan.cli import app
 from fpgan.data.prepare import prepare
 from fpgan.data.settings import prepared_folder, read_settings
 from fpgan.data.sources import PreparedImages, RenderedCats, open_source
 from fpgan.errors import FpganError
-from fpgan.files import locked
-from fpgan.images import encode_png
+from fpgan.io.files import locked
+from fpgan.io.images import encode_png
 
 
 @pytest.fixture
@@ -179,11 +179,11 @@ def test_wrong_settings_are_refused_with_a_hint():
 def test_the_verb_reports(photos, capsys):
     arguments = ["data", "--name", "folder", "--path", str(photos), "--resolution", "16",
                  "--data-dir", str(photos.parent / "data")]
-    assert cli.main(arguments) == 0
+    assert app.main(arguments) == 0
     output = capsys.readouterr().out
     assert "100 images" in output and "  broken.png: " in output and "nothing to do" not in output
-    assert cli.main(arguments) == 0
+    assert app.main(arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert cli.main(["data", "--name", "folder", "--resolution", "16"]) == 2
+    assert app.main(["data", "--name", "folder", "--resolution", "16"]) == 2
     assert "data.path is empty" in capsys.readouterr().err
-    assert cli.main(["data", "--name", "folder"]) == 2
+    assert app.main(["data", "--name", "folder"]) == 2

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from fake_model import N_BITS, RESOLUTION, FakeModel
 
-from fpgan import decoding
 from fpgan.attribution import issue
-from fpgan.decoding import attribute_rows, decode_files
+from fpgan.decoding import decode
+from fpgan.decoding.decode import attribute_rows, decode_files
+from fpgan.decoding.rows import Row, write_rows
 from fpgan.errors import FpganError
-from fpgan.files import write_file
 from fpgan.fingerprint import Fingerprint
-from fpgan.images import encode_png
-from fpgan.rows import Row, row_file, row_writer, write_rows
-from fpgan.sets.generation import generate_set
+from fpgan.generation.generate import generate_set
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png
+from fpgan.io.tables import row_file, row_writer
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 
@@ -73,8 +74,8 @@ def test_damaged_and_foreign_files_are_rows_among_the_others(samples):
 
 def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
     read = []
-    plain = decoding.read_image
-    monkeypatch.setattr(decoding, "read_image", lambda path, size: (read.append(path), plain(path, size))[1])
+    plain = decode.read_image
+    monkeypatch.setattr(decode, "read_image", lambda path, size: (read.append(path), plain(path, size))[1])
     rows = decode_files(FakeModel(), [samples], batch_size=2)
     next(rows)
     assert len(read) <= 8

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fpgan.benchmarks.bench import random_params
-from fpgan.cli import main
+from fpgan.attribution.statistics import threshold
+from fpgan.benchmarks.throughput import random_params
+from fpgan.cli.app import main
+from fpgan.data.sources import FileImages
 from fpgan.errors import FpganError
-from fpgan.evaluation import evaluate as evaluation
-from fpgan.evaluation.collect import Settings, draw
-from fpgan.evaluation.others import FileImages
+from fpgan.evaluation import suites as evaluation
 from fpgan.evaluation.report import table
-from fpgan.fingerprint import threshold
-from fpgan.images import encode_png, to_uint8
-from fpgan.model import save_model
+from fpgan.evaluation.samples import Settings, draw
+from fpgan.io.images import encode_png, to_uint8
+from fpgan.model.format import save_model
 from fpgan.networks.config import NetworkConfig
 
 N_BITS, RESOLUTION = 128, 16

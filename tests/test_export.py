@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from fpgan.cli import main
-from fpgan.model import load
+from fpgan.cli.app import main
+from fpgan.model import calibration
+from fpgan.model.model import load
 from fpgan.training import export as exporting
 from fpgan.training import loop
 from fpgan.training.step import Phase
@@ -41,7 +42,7 @@ class Reader:
     (0.99, 0.4, None),  # as even on training images as on its own
 ])
 def test_a_threshold_needs_bits_that_are_read_and_evenness_that_differs(accuracy, share, expected):
-    found = exporting.evenness_threshold(Reader(accuracy, share), tiny.config())
+    found = calibration.evenness_threshold(Reader(accuracy, share), tiny.config())
     assert found == (expected and pytest.approx(expected, rel=0.02))
 
 

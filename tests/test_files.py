@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fpgan import files
 from fpgan.errors import FpganError
-from fpgan.files import create_file, folder_name, locked, remove_temporaries, replacing, write_file
+from fpgan.generation.manifest import folder_name
+from fpgan.io import files
+from fpgan.io.files import create_file, locked, remove_temporaries, replacing, write_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

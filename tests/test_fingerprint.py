@@ -8,8 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fpgan.attribution.statistics import distance, log10_p_value, matches, threshold
 from fpgan.errors import FpganError
-from fpgan.fingerprint import MAX_BITS, Fingerprint, as_bits, distance, log10_p_value, matches, threshold
+from fpgan.fingerprint import MAX_BITS, Fingerprint, as_bits
 
 
 def exact_tail(m, n):

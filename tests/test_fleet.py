@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fpgan.processes import fleet
+from fpgan.distributed import process_group
 
 
 class Crew:
@@ -14,8 +14,9 @@ class Crew:
 
     def __init__(self, count):
         self.said, self.codes = {i: [] for i in range(count)}, []
-        self.hub = fleet.Hub(count, "token")
-        self.all = [fleet.Fleet(("127.0.0.1", self.hub.port), "token", i, self.said[i].append, self.hub if i == 0 else None)
+        self.hub = process_group.Hub(count, "token")
+        self.all = [process_group.Fleet(("127.0.0.1", self.hub.port), "token", i, self.said[i].append,
+                                        self.hub if i == 0 else None)
                     for i in range(count)]
 
     def exit(self, code):
@@ -40,12 +41,12 @@ class Crew:
 
 @pytest.fixture
 def crew(monkeypatch):
-    monkeypatch.setattr(fleet, "_VERDICT", 0.2)
+    monkeypatch.setattr(process_group, "_VERDICT", 0.2)
     crews = []
 
     def start(count):
         crews.append(Crew(count))
-        monkeypatch.setattr(fleet.os, "_exit", crews[0].exit)
+        monkeypatch.setattr(process_group.os, "_exit", crews[0].exit)
         return crews[0]
     return start
 
@@ -99,7 +100,7 @@ def test_a_lost_process_ends_the_others_with_one_message(crew, count, lost):
     crew.all[0].hint = lambda: "the last saved step is 7"
     crew.everywhere(lambda one: one.meet())
     cut(crew.all[lost])
-    assert crew.await_ends(count) == [fleet.LOST] * count
+    assert crew.await_ends(count) == [process_group.LOST] * count
     assert len(crew.said[0]) == 1 and crew.said[0][0].endswith("; the last saved step is 7")
     assert f"process {lost} ({socket.gethostname()}) was lost" in crew.said[0][0]
     assert not any(crew.said[i] for i in range(1, count) if i != lost)
@@ -114,7 +115,7 @@ def test_the_loss_of_process_0_is_told_by_all_others(crew):
             writer.transport.abort()
 
     crew.hub._loop.call_soon_threadsafe(die)
-    assert crew.await_ends(3) == [fleet.LOST] * 3
+    assert crew.await_ends(3) == [process_group.LOST] * 3
     assert all("process 0 was lost" in crew.said[i][0] and "run the same command again" in crew.said[i][0] for i in (1, 2))
 
 

@@ -17,14 +17,15 @@ import pytest
 from fake_model import N_BITS, FakeModel
 
 from fpgan.attribution import issue
+from fpgan.distributed.environment import Share
+from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
-from fpgan.files import record_reader
 from fpgan.fingerprint import Fingerprint
-from fpgan.images import read_image
-from fpgan.sets.generation import IN_FLIGHT, generate_set
-from fpgan.sets.sample_sets import read_manifest, read_settings
-from fpgan.sets.shard_files import FileShard, RecordShard
-from fpgan.sets.sharing import Share, claim
+from fpgan.generation.generate import IN_FLIGHT, generate_set
+from fpgan.generation.manifest import read_manifest, read_settings
+from fpgan.generation.shards import FileShard, RecordShard
+from fpgan.io.images import read_image
+from fpgan.io.records import record_reader
 
 USERS = issue(["alice", "bob/..", "Carol"], N_BITS, b"k" * 16)
 ARGUMENTS = {"per_user": 17, "seed": 2**32 - 3, "batch_size": 4, "shard_size": 10}
@@ -33,8 +34,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
-from fpgan.sets.generation import generate_set
-from fpgan.sets.sharing import process_share
+from fpgan.generation.generate import generate_set
+from fpgan.distributed.work import process_share
 users = issue(["alice", "bob/..", "Carol"], 64, b"k" * 16)
 generate_set(FakeModel(delay={delay}), users.users, users.bits, sys.argv[1], share=process_share(), **{arguments!r})
 """
@@ -198,7 +199,7 @@ def test_a_removed_manifest_has_its_shard_made_again(tmp_path, container):
 
 def test_a_shard_that_another_process_makes_is_waited_for_or_taken_over(tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
-    monkeypatch.setattr("fpgan.sets.sharing._POLL", 0.02)
+    monkeypatch.setattr("fpgan.distributed.work._POLL", 0.02)
     make(tmp_path / "straight")
     held = [claim(tmp_path / "set" / "manifest" / f".0000{shard}-of-00006.journal") for shard in (1, 2)]
     (tmp_path / "set" / "settings.json").write_bytes((tmp_path / "straight" / "settings.json").read_bytes())

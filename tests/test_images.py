@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from fpgan.errors import FpganError
-from fpgan.files import write_file
-from fpgan.images import encode_png, encode_webp, grid, iter_images, list_images, read_image, to_uint8
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png, encode_webp, grid, read_image, to_uint8
+from fpgan.io.listing import iter_images, list_images
 
 
 def noise(height=12, width=12, seed=0):

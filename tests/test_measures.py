@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 
 from fpgan.attribution import registry
+from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
-from fpgan.evaluation import measures
-from fpgan.evaluation.saving import SAVES, save_all
-from fpgan.fingerprint import threshold
+from fpgan.evaluation import metrics
+from fpgan.perturbations.codecs import SAVES, save_all
 
 
 def random_bits(rng, count, n_bits=128):
@@ -24,20 +24,20 @@ def noisy_logits(rng, bits, error_rate):
 
 def count_attributions(logits, owners, users, needed):
     registered = registry.from_fingerprints([f"user {i}" for i in range(len(users))], users, users.shape[1])
-    return measures.count_attributions(*registered.best_matches(logits > 0), owners, needed)
+    return metrics.count_attributions(*registered.best_matches(logits > 0), owners, needed)
 
 
 @pytest.mark.parametrize("successes, count", [(0, 10_000), (37, 50), (50, 50), (1, 1), (9_993, 10_000)])
 def test_share_has_the_wilson_interval(successes, count):
     expected = scipy.stats.binomtest(successes, count).proportion_ci(method="wilson")
-    got = measures.share(successes, count)
+    got = metrics.share(successes, count)
     assert got.value == successes / count
     assert (got.low, got.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_mean_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    estimates = [measures.mean(rng.normal(3.0, 2.0, 200)) for _ in range(1000)]
+    estimates = [metrics.mean(rng.normal(3.0, 2.0, 200)) for _ in range(1000)]
     covered = sum(e.low <= 3.0 <= e.high for e in estimates)
     assert 925 <= covered <= 970
 
@@ -47,19 +47,19 @@ def test_accuracy_of_a_reader_with_a_known_error_rate():
     bits = random_bits(rng, 2000)
     logits = noisy_logits(rng, bits, 0.1)
     logits[:, 5] = -(2.0 * bits[:, 5] - 1)  # one bit is always read wrong
-    accuracy = measures.bit_accuracy(logits, bits)
+    accuracy = metrics.bit_accuracy(logits, bits)
     assert accuracy.shape == (2000,)
     assert accuracy.mean() == pytest.approx(0.9 * 127 / 128, abs=0.002)
-    assert measures.worst_bit_accuracy(logits, bits) == 0.0
-    assert measures.bit_accuracy(np.zeros((1, 8)), np.zeros((1, 8), np.uint8))[0] == 1.0  # 0 is no 1
+    assert metrics.worst_bit_accuracy(logits, bits) == 0.0
+    assert metrics.bit_accuracy(np.zeros((1, 8)), np.zeros((1, 8), np.uint8))[0] == 1.0  # 0 is no 1
 
 
 def test_capacity_is_shannons():
-    assert measures.capacity(128, 1.0) == 128
-    assert measures.capacity(128, 0.0) == 128
-    assert measures.capacity(128, 0.5) == pytest.approx(0, abs=1e-12)
+    assert metrics.capacity(128, 1.0) == 128
+    assert metrics.capacity(128, 0.0) == 128
+    assert metrics.capacity(128, 0.5) == pytest.approx(0, abs=1e-12)
     entropy = scipy.stats.entropy([0.11, 0.89], base=2)
-    assert measures.capacity(100, 0.89) == pytest.approx(100 * (1 - entropy))
+    assert metrics.capacity(100, 0.89) == pytest.approx(100 * (1 - entropy))
 
 
 def test_attributions_are_counted_against_owner_others_and_nobody():
@@ -87,16 +87,16 @@ def test_images_of_nobody_are_attributed_to_nobody():
 @pytest.mark.parametrize("n_bits", [16, 128])
 def test_binomial_counts_fit_and_others_do_not(n_bits):
     rng = np.random.default_rng(4)
-    p_values = [measures.binomial_fit(rng.binomial(n_bits, 0.5, 2000), n_bits).p_value for _ in range(400)]
+    p_values = [metrics.binomial_fit(rng.binomial(n_bits, 0.5, 2000), n_bits).p_value for _ in range(400)]
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 1e-3
-    assert measures.binomial_fit(rng.binomial(n_bits, 0.53, 2000), n_bits).p_value < 1e-4
+    assert metrics.binomial_fit(rng.binomial(n_bits, 0.53, 2000), n_bits).p_value < 1e-4
     overdispersed = rng.binomial(n_bits, rng.choice([0.4, 0.6], 2000))  # the mean alone would not show it
-    assert measures.binomial_fit(overdispersed, n_bits).p_value < 1e-6
+    assert metrics.binomial_fit(overdispersed, n_bits).p_value < 1e-6
 
 
 def test_binomial_fit_equals_scipy_on_pooled_cells():
     counts = np.repeat([2, 3, 4, 5, 6], [10, 30, 30, 25, 5])
-    got = measures.binomial_fit(counts, 8)
+    got = metrics.binomial_fit(counts, 8)
     expected = 100 * scipy.stats.binom.pmf(np.arange(9), 8, 0.5)
     cells = [expected[:3].sum(), *expected[3:6], expected[6:].sum()]
     reference = scipy.stats.chisquare([10, 30, 30, 25, 5], cells)
@@ -107,13 +107,13 @@ def test_psnr_and_differences_have_their_closed_forms():
     a = np.full((2, 4, 4, 3), 100, np.uint8)
     b = a.copy()
     b[0] += 10
-    got = measures.psnr(a, b)
+    got = metrics.psnr(a, b)
     assert got[0] == pytest.approx(20 * math.log10(25.5))
     assert got[1] == pytest.approx(10 * math.log10(255**2 * 48)) and np.isfinite(got[1])
-    assert measures.rms_difference(np.stack([a[0], b[0]])) == pytest.approx(10)
+    assert metrics.rms_difference(np.stack([a[0], b[0]])) == pytest.approx(10)
     images = np.random.default_rng(5).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     pairs = [(images[i] - images[j].astype(float)) ** 2 for i in range(6) for j in range(i)]
-    assert measures.rms_difference(images) == pytest.approx(math.sqrt(np.mean(pairs)))
+    assert metrics.rms_difference(images) == pytest.approx(math.sqrt(np.mean(pairs)))
 
 
 def test_saving_changes_what_it_says_and_nothing_more():
@@ -137,15 +137,15 @@ def test_the_blur_has_the_deviation_in_its_name():
 
 
 @pytest.mark.parametrize("call", [
-    lambda: measures.share(3, 2),
-    lambda: measures.share(0, 0),
-    lambda: measures.capacity(128, 1.2),
-    lambda: measures.mean(np.zeros(0)),
-    lambda: measures.bit_accuracy(np.zeros((2, 8)), np.zeros((2, 9))),
-    lambda: measures.binomial_fit(np.array([4, 4]), 8),
-    lambda: measures.binomial_fit(np.array([9] * 100), 8),
-    lambda: measures.psnr(np.zeros((1, 2, 2, 3)), np.zeros((1, 2, 2, 3))),
-    lambda: measures.rms_difference(np.zeros((1, 2, 2, 3), np.uint8)),
+    lambda: metrics.share(3, 2),
+    lambda: metrics.share(0, 0),
+    lambda: metrics.capacity(128, 1.2),
+    lambda: metrics.mean(np.zeros(0)),
+    lambda: metrics.bit_accuracy(np.zeros((2, 8)), np.zeros((2, 9))),
+    lambda: metrics.binomial_fit(np.array([4, 4]), 8),
+    lambda: metrics.binomial_fit(np.array([9] * 100), 8),
+    lambda: metrics.psnr(np.zeros((1, 2, 2, 3)), np.zeros((1, 2, 2, 3))),
+    lambda: metrics.rms_difference(np.zeros((1, 2, 2, 3), np.uint8)),
 ])
 def test_senseless_input_is_refused(call):
     with pytest.raises(FpganError):

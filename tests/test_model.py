@@ -8,9 +8,10 @@ import pytest
 import tiny
 
 import fpgan
-from fpgan import model as models
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
+from fpgan.model import format, programs
+from fpgan.model.model import from_params
 from fpgan.networks.parameters import init_params
 
 CONFIG = tiny.network(noise="none")
@@ -18,7 +19,7 @@ CONFIG = tiny.network(noise="none")
 
 @pytest.fixture(scope="module")
 def model():
-    return models.from_params(CONFIG, init_params(CONFIG, jax.random.key(1)), {"name": "tiny", "training": {"data": "none"}})
+    return from_params(CONFIG, init_params(CONFIG, jax.random.key(1)), {"name": "tiny", "training": {"data": "none"}})
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def test_a_saved_model_computes_the_same_bytes(model, saved):
 def test_a_new_field_of_the_architecture_changes_no_hash():
     """The hash is in every manifest: that of a given model must never change."""
     shapes = {"generator": {"a": {"weight": np.arange(6, dtype=np.float32).reshape(2, 3)}}, "decoder": {"b": np.ones(1)}}
-    assert models.from_params(CONFIG, shapes, {}).hash == "d1f7d9331c8c6314"
-    assert models.from_params(tiny.network(noise="none", style_size=9), shapes, {}).hash != "d1f7d9331c8c6314"
+    assert from_params(CONFIG, shapes, {}).hash == "d1f7d9331c8c6314"
+    assert from_params(tiny.network(noise="none", style_size=9), shapes, {}).hash != "d1f7d9331c8c6314"
 
 
 def test_saving_again_replaces_the_model_and_keeps_files_beside_it(model, saved):
@@ -55,7 +56,7 @@ def test_saving_again_replaces_the_model_and_keeps_files_beside_it(model, saved)
 
 
 def test_metrics_are_recorded_beside_the_parameters(model, saved):
-    models.record_metrics(saved, {"bit_accuracy": 0.5})
+    format.record_metrics(saved, {"bit_accuracy": 0.5})
     loaded = fpgan.load(saved)
     assert loaded.info["metrics"] == {"bit_accuracy": 0.5} and loaded.hash == model.hash and loaded.name == "tiny"
 
@@ -99,10 +100,10 @@ def test_batches_of_any_size_differ_by_at_most_one_grey_level(model):
 
 def test_one_compilation_serves_a_thousand_fingerprints(monkeypatch):
     traces = []
-    original = models.Generator.__call__
-    monkeypatch.setattr(models.Generator, "__call__", lambda *args: traces.append(1) or original(*args))
+    original = programs.Generator.__call__
+    monkeypatch.setattr(programs.Generator, "__call__", lambda *args: traces.append(1) or original(*args))
     config = tiny.network(noise="none", fingerprint_bits=16)
-    program = jax.jit(models.generate_fn(config))
+    program = jax.jit(programs.generate_fn(config))
     params = init_params(config, jax.random.key(0))["generator"]
     traces.clear()
     rng = np.random.default_rng(0)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tiny
 
-from fpgan import parallel
 from fpgan.data.sources import open_source
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import average_pixels
-from fpgan.model import from_params
+from fpgan.model.model import from_params
 from fpgan.training import loop
-from fpgan.training.monitor import Monitor, averaged_params
-from fpgan.training.state import init_state
+from fpgan.training.monitor import Monitor
+from fpgan.training.state import averaged_params, init_state
 
 EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
 
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_moving_averages(ema_decoder):
     state = state.replace(ema=jax.tree.map(lambda x: 1.5 * x, state.ema))
     source = open_source(settings.data)
     monitor = Monitor(settings, tiny.network(), source)
-    result = monitor(3, parallel.replicate(state))
+    result = monitor(3, devices.replicate(state))
 
     params = averaged_params(settings, state)
     decoder = np.asarray(jax.tree.leaves(params["decoder"])[-1])

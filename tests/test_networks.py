@@ -11,8 +11,9 @@ from jax import lax
 from jax.test_util import check_grads
 
 from fpgan.errors import FpganError
-from fpgan.model import generate_fn, param_shapes
-from fpgan.networks import layers, upsampling
+from fpgan.model.format import param_shapes
+from fpgan.model.programs import generate_fn
+from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
@@ -57,30 +58,30 @@ def conv_up(x, kernel):
 
 def test_fir_is_a_convolution_with_the_binomial_kernel():
     x = normal(0, 2, 5, 6, 3)
-    np.testing.assert_allclose(layers.fir(x, (2, 1), gain=4.0), filtered(x, (2, 1), gain=4), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(resampling.fir(x, (2, 1), gain=4.0), filtered(x, (2, 1), gain=4), rtol=1e-5, atol=1e-6)
 
 
 def test_upsample_inserts_zeros_and_filters():
     x = normal(1, 2, 4, 4, 3)
     expected = filtered(zero_inserted(x, 8), (2, 1), gain=4)
-    np.testing.assert_allclose(layers.upsample(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(resampling.upsample(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_upsample_keeps_a_constant_image_inside():
-    result = layers.upsample(np.ones((1, 6, 6, 1), np.float32))
+    result = resampling.upsample(np.ones((1, 6, 6, 1), np.float32))
     np.testing.assert_allclose(result[:, 2:-2, 2:-2], 1, rtol=1e-6)
 
 
 def test_conv_up_filters_after_the_transposed_convolution():
     x, kernel = normal(2, 2, 4, 4, 3), normal(3, 3, 3, 3, 2)
-    np.testing.assert_allclose(layers.conv_up(x, kernel), conv_up(x, kernel), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(resampling.conv_up(x, kernel), conv_up(x, kernel), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size, pad", [(3, (2, 2)), (1, (1, 1))])
 def test_conv_down_filters_before_the_strided_convolution(size, pad):
     x, kernel = normal(4, 2, 6, 6, 3), normal(5, size, size, 3, 2)
     expected = correlate(filtered(x, pad), kernel, (0, 0), stride=2)
-    result = layers.conv_down(x, kernel)
+    result = resampling.conv_down(x, kernel)
     assert result.shape == (2, 3, 3, 2)
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
@@ -117,10 +118,10 @@ def plain_kernel_gradient(large, small):
 
 
 CONVOLUTIONS = {
-    "transposed3": (upsampling.transposed_conv, plain_transposed, (2, 3, 3, 2), (3, 3, 2, 3)),
-    "strided3": (upsampling.strided_conv, plain_strided, (2, 7, 7, 2), (3, 3, 2, 3)),
-    "strided1": (upsampling.strided_conv, plain_strided, (2, 5, 5, 2), (1, 1, 2, 3)),
-    "kernel3": (upsampling.kernel_gradient, plain_kernel_gradient, (2, 7, 7, 2), (2, 3, 3, 3)),
+    "transposed3": (resampling.transposed_conv, plain_transposed, (2, 3, 3, 2), (3, 3, 2, 3)),
+    "strided3": (resampling.strided_conv, plain_strided, (2, 7, 7, 2), (3, 3, 2, 3)),
+    "strided1": (resampling.strided_conv, plain_strided, (2, 5, 5, 2), (1, 1, 2, 3)),
+    "kernel3": (resampling.kernel_gradient, plain_kernel_gradient, (2, 7, 7, 2), (2, 3, 3, 3)),
 }
 
 
@@ -302,7 +303,7 @@ def test_blur_is_a_convolution_with_the_binomial_kernel_and_repeats_the_border()
     x = normal(30, 2, 6, 7, 3)
     kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[:, :, None, None] / 256 * np.eye(3)
     expected = correlate(np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), kernel, (0, 0))
-    np.testing.assert_allclose(layers.blur(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(resampling.blur(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_linear_reading_starts_at_nothing_and_adds_to_the_logits_alone():
@@ -314,6 +315,6 @@ def test_the_linear_reading_starts_at_nothing_and_adds_to_the_logits_alone():
     logits, latents = plain.apply({"params": params}, images)
     patterns = normal(32, *patterns.shape)
     read, same = linear.apply({"params": params | {"linear": {"patterns": patterns}}}, images)
-    details = 8 * (images - np.asarray(layers.blur(images))).reshape(3, -1)
+    details = 8 * (images - np.asarray(resampling.blur(images))).reshape(3, -1)
     np.testing.assert_allclose(read - logits, details @ patterns / np.sqrt(8 * 8 * 3), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(same, latents)

@@ -9,15 +9,14 @@ import pytest
 from official_pickles import ORACLES, dump, networks, oracle, part
 
 import fpgan
-from fpgan import cli
+from fpgan.cli import app
 from fpgan.errors import FpganError
-from fpgan.images import to_uint8
-from fpgan.model import load_discriminator
+from fpgan.io.images import to_uint8
+from fpgan.model.format import load_discriminator
+from fpgan.model.official import import_official, translate
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
-from fpgan.official import import_official
-from fpgan.official.convert import translate
 from fpgan.training import losses
 
 PREFIXES = {"generator": {"G_mapping": "mapping/", "G_synthesis": "synthesis/"},
@@ -210,7 +209,7 @@ def folder(tmp_path):
 
 
 def test_the_verb_writes_a_model_that_generates_and_decodes(folder, capsys):
-    assert cli.main(["import-official", str(folder / "official.pkl"), "--out", str(folder / "sub/model")]) == 0
+    assert app.main(["import-official", str(folder / "official.pkl"), "--out", str(folder / "sub/model")]) == 0
     model = fpgan.load(folder / "sub/model")
     printed = capsys.readouterr().out
     assert model.hash in printed and "running average" in printed and model.name == "model"
@@ -221,7 +220,7 @@ def test_the_verb_writes_a_model_that_generates_and_decodes(folder, capsys):
 
 def test_raw_takes_the_last_weights(folder):
     average = import_official(folder / "official.pkl", folder / "average").params
-    assert cli.main(["import-official", "--raw", str(folder / "official.pkl"), "--out", str(folder / "raw")]) == 0
+    assert app.main(["import-official", "--raw", str(folder / "official.pkl"), "--out", str(folder / "raw")]) == 0
     raw = fpgan.load(folder / "raw").params
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(2 * a, b), average["generator"], raw["generator"])
     jax.tree.map(np.testing.assert_array_equal, average["decoder"], raw["decoder"])

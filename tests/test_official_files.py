@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from official_pickles import ORACLES, Network, dump, edited, networks, part
 
-from fpgan import cli
-from fpgan.official.unpickle import read_networks
+from fpgan.cli import app
+from fpgan.io.unpickle import read_networks
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def check_refused(folder, content, capsys):
     """Imports with the command line; asserts that it is refused on one line and leaves nothing. Returns the line."""
     (folder / "bad.pkl").write_bytes(content)
     before = sorted(folder.iterdir())
-    assert cli.main(["import-official", str(folder / "bad.pkl"), "--out", str(folder / "out/model")]) == 2
+    assert app.main(["import-official", str(folder / "bad.pkl"), "--out", str(folder / "out/model")]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("fpgan import-official: error: ") and captured.err.count("\n") == 1
     assert sorted(folder.iterdir()) == before

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fpgan.data.robohash import render_cats
+from fpgan.data.robohash import ROBOHASH_SETS, render_cats
+from fpgan.data.sources import FileImages, PartOf, open_other
 from fpgan.errors import FpganError
-from fpgan.evaluation import evaluate as evaluation
-from fpgan.evaluation.others import ROBOHASH_SETS, FileImages, PartOf, open_other
-from fpgan.images import encode_png
+from fpgan.evaluation import suites as evaluation
+from fpgan.io.images import encode_png
 
 R = 16
 
@@ -61,7 +61,7 @@ def test_evaluate_tests_all_of_them(monkeypatch):
         def decode(self, images):
             return images[:, :4, :4, 0].reshape(len(images), 16).astype(np.float32) - 100
 
-    monkeypatch.setattr("fpgan.model.load", lambda name: Guesser())
+    monkeypatch.setattr("fpgan.model.model.load", lambda name: Guesser())
     names = ["robohash_cats[50000:]", "robohash_monsters"]
     settings = evaluation.Settings(count=30, n_users=50)
     results = evaluation.evaluate_named("guesser", "robohash_cats", settings, data_options={"take": 100}, others=names)

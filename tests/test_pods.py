@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from fpgan.benchmarks import pods
-from fpgan.benchmarks.pods import H100, SYSTEMS, V5E, V5P, System, Work, all_reduce_seconds, predict, ring_seconds
+from fpgan.benchmarks import cost_model
+from fpgan.benchmarks.cost_model import H100, SYSTEMS, V5E, V5P, System, Work, all_reduce_seconds, predict, ring_seconds
 
 WORK = [Work("generator", 1, 4e12, 100e6), Work("r1", 16, 8e12, 48e6)]
 
@@ -56,6 +56,6 @@ def test_the_systems_are_those_that_are_sold():
 
 
 def test_more_hosts_of_the_same_kind_take_longer_for_a_step_and_make_more_images():
-    rows = [predict(system, WORK, 8, 0.3) for system in pods.SYSTEMS if "H100, " in system.name]
+    rows = [predict(system, WORK, 8, 0.3) for system in cost_model.SYSTEMS if "H100, " in system.name]
     assert [row["step_seconds"] for row in rows] == sorted(row["step_seconds"] for row in rows)
     assert [row["images_per_second"] for row in rows] == sorted(row["images_per_second"] for row in rows)

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from processes import LIGHT, WHOLE, finish, losses, run, saved, start
 
-from fpgan.processes.fleet import LOST, listen
+from fpgan.distributed.process_group import LOST, listen
 from fpgan.training.state import init_state
 
 pytestmark = pytest.mark.slow

@@ -8,11 +8,11 @@ import pytest
 import tiny
 
 from fpgan.errors import FpganError
-from fpgan.evaluation.saving import SAVES, save_all
-from fpgan.model import from_params
+from fpgan.model import readout
+from fpgan.model.model import from_params
 from fpgan.networks.decoder import Decoder, with_reading
 from fpgan.networks.parameters import init_params
-from fpgan.training import reader
+from fpgan.perturbations.codecs import SAVES, save_all
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_another_reading_is_what_the_logits_become(network, params):
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, params, linear, monkeypatch):
     network = dataclasses.replace(network, decoder_linear=linear)
-    monkeypatch.setattr(reader, "RIDGES", (1e-3,))
-    decoder, done = reader.fit_reader(network, params, 2400, seed=0)
+    monkeypatch.setattr(readout, "RIDGES", (1e-3,))
+    decoder, done = readout.fit_reader(network, params, 2400, seed=0)
     assert done == {"images": 2000, "saved_as": list(SAVES), "ridge": 1e-3}
     rng = np.random.default_rng([0, 3])
     rows, targets = [], []
@@ -73,8 +73,8 @@ def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, param
 
 
 def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log_odds(network, params, monkeypatch):
-    monkeypatch.setattr(reader, "RIDGES", (1e9, 1e-3, 1e8))
-    decoder, done = reader.fit_reader(network, params, 1000, seed=0)
+    monkeypatch.setattr(readout, "RIDGES", (1e9, 1e-3, 1e8))
+    decoder, done = readout.fit_reader(network, params, 1000, seed=0)
     assert done["ridge"] == 1e-3
     rng = np.random.default_rng([0, 3])
     bits = rng.integers(0, 2, (500, 8), np.uint8)  # the first batch
@@ -86,7 +86,7 @@ def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log
 
 def test_what_cannot_be_fitted_is_told(network, params, monkeypatch):
     with pytest.raises(FpganError, match="999 images to fit a reader to; expected 1000 or more"):
-        reader.fit_reader(network, params, 999, seed=0)
-    monkeypatch.setattr(reader, "_MOST_FEATURES", 100)
+        readout.fit_reader(network, params, 999, seed=0)
+    monkeypatch.setattr(readout, "_MOST_FEATURES", 100)
     with pytest.raises(FpganError, match=r"has 2\d\d features to fit, expected 100 at most; set export.fit_images to 0"):
-        reader.fit_reader(network, params, 1000, seed=0)
+        readout.fit_reader(network, params, 1000, seed=0)

@@ -16,7 +16,7 @@ def test_the_python_example_runs_and_names_bob():
 
 
 def test_every_verb_and_every_path_that_readme_names_exists():
-    from fpgan.cli import VERBS
+    from fpgan.cli.app import VERBS
 
     assert set(re.findall(r"^\| `fpgan ([a-z-]+)", README, re.M)) == set(VERBS)
     for path in re.findall(r"\b(?:configs|docs|launch|fpgan)/[\w./]*\w", README):

@@ -8,8 +8,8 @@ import tiny
 from jax import lax
 
 from fpgan.benchmarks import scaling
-from fpgan.benchmarks.bench import Settings, bench, table
-from fpgan.benchmarks.programs import all_reduced_bytes, compile_training
+from fpgan.benchmarks.bench import bench, table
+from fpgan.benchmarks.timing import Settings, all_reduced_bytes, compile_training
 from fpgan.errors import FpganError
 
 

@@ -6,9 +6,10 @@ import signal
 
 import pytest
 
+from fpgan.distributed import work
+from fpgan.distributed.environment import Share, process_share
+from fpgan.distributed.work import begin, claim, wait_for_claim
 from fpgan.errors import FpganError
-from fpgan.sets import sharing
-from fpgan.sets.sharing import Share, begin, claim, process_share, wait_for_claim
 
 
 def test_shares_are_disjoint_and_complete():
@@ -75,14 +76,14 @@ def test_a_claim_ends_with_its_process(tmp_path):
 
 
 def test_a_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_claim(tmp_path, monkeypatch):
-    plain, removed = sharing.lock, []
+    plain, removed = work.lock, []
 
     def lock(file):
         if not removed:  # the holder is done between our opening and our locking
             removed.append(os.unlink(file.name))
         return plain(file)
 
-    monkeypatch.setattr(sharing, "lock", lock)
+    monkeypatch.setattr(work, "lock", lock)
     taken = claim(tmp_path / "x")
     assert os.path.samestat(os.fstat(taken.file.fileno()), os.stat(tmp_path / "x"))
     taken.remove()

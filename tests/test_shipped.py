@@ -8,11 +8,11 @@ import pytest
 
 import fpgan
 from fpgan.attribution import attribute, from_fingerprints, issue
+from fpgan.cli.demo import run_demo, summarise
 from fpgan.data.robohash import render_cats
-from fpgan.demo import run_demo, summarise
 from fpgan.errors import FpganError
-from fpgan.images import encode_png, read_image
-from fpgan.model import SHIPPED
+from fpgan.io.images import encode_png, read_image
+from fpgan.model.format import SHIPPED
 
 COUNT = 256
 

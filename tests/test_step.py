@@ -10,9 +10,9 @@ import tiny
 
 from fpgan.data.pipeline import stream
 from fpgan.data.sources import open_source
-from fpgan.parallel import AXIS
+from fpgan.distributed.devices import AXIS
 from fpgan.training import step
-from fpgan.training.state import init_state
+from fpgan.training.state import advance_curriculum, image_ramp, init_state, learning_rate
 
 PHASES = ("generator", "path_length", "discriminator", "r1")
 
@@ -97,14 +97,14 @@ def test_the_curriculum_waits_rises_and_falls_with_the_accuracy():
     config = tiny.config(curriculum=dict(bits_first=True, start_accuracy=0.9, hold_accuracy=0.8, latent_images=64,
                                          ramp_images=128, accuracy_images=1))
     state = init_state(config, tiny.network())
-    advance = functools.partial(step.advance_curriculum, config)
+    advance = functools.partial(advance_curriculum, config)
     seen = []
     for accuracy in (0.7, 0.85, 0.95, 0.85, 0.85, 0.85, 0.7, 0.85):
         state = advance(state, jnp.float32(accuracy))
         seen.append(round(float(state.progress), 3))
     # 32 images a step: waits below 0.9, then half a stage a step, then a quarter a step; back below 0.8
     assert seen == [0, 0, 0.5, 1.0, 1.25, 1.5, 1.25, 1.5]
-    weights = step.term_weights(config, step.image_ramp(state))
+    weights = step.term_weights(config, image_ramp(state))
     assert float(weights["adversarial"]) == 0.5 and weights["fingerprint"] == 2.0
 
 
@@ -128,7 +128,7 @@ def test_image_terms_are_let_in_and_out_every_sixteenth_step():
     state = init_state(config, tiny.network()).replace(progress=jnp.float32(1.5), step=jnp.int32(13))
     seen = []
     for _ in range(4):
-        state = step.advance_curriculum(config, state, jnp.float32(0.9))
+        state = advance_curriculum(config, state, jnp.float32(0.9))
         seen.append(bool(state.image_terms))
     assert seen == [False, False, True, True]
 
@@ -136,10 +136,10 @@ def test_image_terms_are_let_in_and_out_every_sixteenth_step():
 def test_learning_rates_decay_and_are_corrected_for_lazy_regularisation():
     config = tiny.config(optimizer=dict(decay_images=32 * 12))
     state = init_state(config, tiny.network())
-    assert float(step.learning_rate(config, "generator", state)) == pytest.approx(0.002 * 4 / 5)
-    assert float(step.learning_rate(config, "discriminator", state)) == pytest.approx(0.002 * 16 / 17)
+    assert float(learning_rate(config, "generator", state)) == pytest.approx(0.002 * 4 / 5)
+    assert float(learning_rate(config, "discriminator", state)) == pytest.approx(0.002 * 16 / 17)
     late = state.replace(step=jnp.int32(18))
-    assert float(step.learning_rate(config, "decoder", late)) == pytest.approx(0.002 * 4 / 5 / 2)
+    assert float(learning_rate(config, "decoder", late)) == pytest.approx(0.002 * 4 / 5 / 2)
 
 
 def test_quantize_rounds_as_png_does_and_lets_the_gradient_through():

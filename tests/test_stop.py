@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fpgan.training.stop import StopFlag
+from fpgan.distributed.preemption import StopFlag
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 import tiny
 
 import fpgan
-from fpgan import parallel
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
-from fpgan.model import save_model
+from fpgan.model.format import save_model
 from fpgan.training import loop, step
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.export import export
@@ -205,9 +205,9 @@ def test_metrics_lose_what_will_be_written_again(tmp_path):
 
 def test_replicated_trees_come_back():
     tree = {"a": jnp.arange(3.0), "b": jnp.int32(7)}
-    copies = parallel.replicate(tree)
+    copies = devices.replicate(tree)
     assert copies["a"].shape == (8, 3) and copies["b"].shape == (8,)
-    back = parallel.unreplicate(copies)
+    back = devices.unreplicate(copies)
     np.testing.assert_array_equal(back["a"], tree["a"])
     assert back["b"] == 7
 

@@ -8,13 +8,13 @@ import pytest
 from fake_model import N_BITS, FakeModel
 
 import fpgan
-from fpgan import cli
 from fpgan.attribution import issue
+from fpgan.cli import app
+from fpgan.distributed.environment import Share
 from fpgan.errors import FpganError
-from fpgan.images import encode_png, read_image
-from fpgan.sets.generation import generate_set
-from fpgan.sets.sharing import Share
-from fpgan.sets.verification import verify_set
+from fpgan.generation.generate import generate_set
+from fpgan.generation.verify import verify_set
+from fpgan.io.images import encode_png, read_image
 
 USERS = issue(["alice", "bob/..", "Carol"], N_BITS, b"k" * 16)
 
@@ -168,15 +168,15 @@ def test_what_is_no_set_or_of_another_model_is_refused(tmp_path):
 def test_the_verb_prints_a_table_and_names_ten_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(fpgan.__dict__, "load", lambda name: FakeModel())
     make(tmp_path / "set")
-    assert cli.main(["verify", str(tmp_path / "set"), "--decode", "5", "--seed", "0"]) == 0
+    assert app.main(["verify", str(tmp_path / "set"), "--decode", "5", "--seed", "0"]) == 0
     shown = capsys.readouterr()
     assert [line.split() for line in shown.out.splitlines()] == [
         "images 51 listed of 51".split(), "shards 6 finished of 6".split(), "hashes 51 right".split(),
         "decoded 5, of which 5 match (51 or more of 64 bits)".split(), "problems 0".split()] and not shown.err
     for i in range(12):
         (tmp_path / "set" / "alice" / f"{i:06d}.png").write_bytes(b"")
-    assert cli.main(["verify", str(tmp_path / "set")]) == 1
+    assert app.main(["verify", str(tmp_path / "set")]) == 1
     shown = capsys.readouterr()
     assert "problems       12" in shown.out and len(shown.err.splitlines()) == 11 and "and 2 more" in shown.err
-    assert cli.main(["verify", str(tmp_path)]) == 2 and "fpgan verify: error: " in capsys.readouterr().err
-    assert cli.main(["verify"]) == 2
+    assert app.main(["verify", str(tmp_path)]) == 2 and "fpgan verify: error: " in capsys.readouterr().err
+    assert app.main(["verify"]) == 2

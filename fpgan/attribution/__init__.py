@@ -1,7 +1,14 @@
 """Who made an image, and how sure that is: the registry of issued fingerprints, and verdicts against it."""
 
-from fpgan.attribution.registry import Registry, append, from_fingerprints, issue, read, read_key, read_users, write
-from fpgan.attribution.verdict import Verdict, attribute, evenness
+import importlib
 
-__all__ = ["Registry", "Verdict", "append", "attribute", "evenness", "from_fingerprints", "issue", "read", "read_key",
-           "read_users", "write"]
+_HOMES = {"Registry": "registry", "Verdict": "verdict", "append": "csv_store", "attribute": "verdict",
+          "evenness": "verdict", "from_fingerprints": "registry", "issue": "registry", "read": "csv_store",
+          "read_key": "key_store", "read_users": "csv_store", "write": "csv_store"}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpgan.attribution.registry import Registry
+from fpgan.attribution.statistics import log10_p_value, threshold
 from fpgan.errors import FpganError
-from fpgan.fingerprint import as_bits, log10_p_value, threshold
+from fpgan.fingerprint import as_bits
 
 ATTRIBUTED = "attributed"
 UNREGISTERED = "fingerprinted, but nobody registered"

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan.benchmarks.programs import time_in_turns
+from fpgan.benchmarks.timing import time_in_turns
+from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
-from fpgan.files import import_array_record
-from fpgan.images import ENCODERS
-from fpgan.sets.generation import generate_set
-from fpgan.sets.sharing import cpu_count
+from fpgan.generation.generate import generate_set
+from fpgan.io.images import ENCODERS
+from fpgan.io.records import import_array_record
 
 _PER_USER = 64
 

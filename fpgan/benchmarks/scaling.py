@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (pods.py).
+"""How the cost of a training step grows with the devices: measured here, and predicted for accelerators (cost_model.py).
 
 Measured: the same global batch on 1, 2, 4 ... devices, timed in turns, with the bytes that the compiled programs all-reduce.
 Virtual devices of one CPU share its cores, so that they show what sharing costs, never what it gains.
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fpgan import parallel
-from fpgan.benchmarks.pods import SYSTEMS, Work, predict
-from fpgan.benchmarks.programs import compile_training, time_in_turns
+from fpgan.benchmarks.cost_model import SYSTEMS, Work, predict
+from fpgan.benchmarks.timing import compile_training, time_in_turns
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training.config import check_batch
@@ -78,7 +78,7 @@ def _measure(config, counts: Sequence[int], settings) -> list[dict]:
 
 
 def predict_all(config, device_batch: int, utilization: float) -> dict:
-    """Predicts a step on every system of fpgan.benchmarks.pods, each device with `device_batch` images.
+    """Predicts a step on every system of fpgan.benchmarks.cost_model, each device with `device_batch` images.
 
     Returns:
       {"rows", "work": the phases, "device_batch", "utilization", "network"}.
@@ -112,7 +112,7 @@ def count_work(config, device_batch: int) -> list[Work]:
     one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, images))
     work = []
     for phase in phases(config, network, device_batch, resident=False):
-        lowered = parallel.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
+        lowered = devices.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
         flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.name)))
     return work

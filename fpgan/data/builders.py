@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from fpgan.data import robohash, settings
 from fpgan.data.folder import Listing, read_own_images
 from fpgan.errors import FpganError, printable
-from fpgan.images import encode_png
+from fpgan.io.images import encode_png
 
 _CHUNK = 256  # cats rendered at a time
 

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fpgan.data.crop import crop_and_resize
 from fpgan.errors import FpganError
-from fpgan.images import EXTENSIONS, read_image
+from fpgan.io.images import crop_and_resize, read_image
+from fpgan.io.listing import EXTENSIONS
 
 _CHUNK = 64  # files in memory at once
 _MAX_ENCODED = 2**28  # bytes of one file in a zip: more than any photo, less than what would fill the memory

@@ -1,11 +1,11 @@
-"""The input pipeline: batches in the order of `order.py`, read ahead by grain on threads or processes."""
+"""The input pipeline: batches in the order of `shuffle.py`, read ahead by grain on threads or processes."""
 
 import functools
 import multiprocessing
 import os
 import threading
 
-from fpgan.data.order import batch_indices
+from fpgan.data.shuffle import batch_indices
 from fpgan.errors import missing_extra
 
 _STEPS = 2**31 - 1

@@ -5,11 +5,11 @@ import difflib
 import shutil
 from pathlib import Path
 
-from fpgan.data import records, robohash
+from fpgan.data import prepared, robohash
 from fpgan.data.folder import list_own_images
 from fpgan.data.settings import prepared_folder, read_settings
 from fpgan.errors import FpganError
-from fpgan.files import locked
+from fpgan.io.files import locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +73,10 @@ def _prepare_own(settings, folder, progress):
     else:
         robohash.check(settings.resolution)
     with locked(folder.parent / ".lock", wait=False):
-        if records.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
+        if prepared.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
             return _report(folder, nothing_to_do=True)
         _remove_leftovers(folder)
-        with records.quiet_tfds() as tfds:
+        with prepared.quiet_tfds() as tfds:
             builder = _builder(settings, listing, folder.parent.name)
             builder.progress = progress or builder.progress
             downloads = str(folder.with_name("incomplete.downloads"))  # TFDS insists on having one
@@ -96,11 +96,11 @@ def _builder(settings, listing, variant):
 
 
 def _digest(folder):
-    return records.read_description(folder)[1].get("digest")
+    return prepared.read_description(folder)[1].get("digest")
 
 
 def _report(folder, nothing_to_do=False):
-    licence, metadata = records.read_description(folder)
+    licence, metadata = prepared.read_description(folder)
     return Report(folder, metadata["images"], licence, nothing_to_do, metadata.get("reduced", 0),
                   metadata.get("enlarged", 0), tuple(map(tuple, metadata.get("skipped", ()))),
                   tuple(metadata.get("others", ())))
@@ -108,17 +108,17 @@ def _report(folder, nothing_to_do=False):
 
 def _prepare_public(settings):
     """Has TFDS download and prepare a public set; for this, and only for this, most need TensorFlow."""
-    folder = records.find_public_set(settings.data_dir, settings.tfds_name)
+    folder = prepared.find_public_set(settings.data_dir, settings.tfds_name)
     nothing_to_do = folder is not None
     if not nothing_to_do:
         folder = _download(settings.tfds_name, settings.data_dir)
-    images = len(records.open_records(folder, settings.split))
-    return Report(folder, images, records.read_description(folder)[0], nothing_to_do)
+    images = len(prepared.open_records(folder, settings.split))
+    return Report(folder, images, prepared.read_description(folder)[0], nothing_to_do)
 
 
 def _download(name, data_dir):
     """Runs TFDS's own preparation and returns the folder of the prepared version."""
-    tfds = records.import_tfds()
+    tfds = prepared.import_tfds()
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()

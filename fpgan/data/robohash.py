@@ -6,6 +6,8 @@ accessories, laid over each other in this order. Here the parts are scaled once 
 is five `over` operations on small arrays: thousands per second.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import math
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fpgan.data.order import shuffled_index
+from fpgan.data.shuffle import shuffled_index
 from fpgan.errors import FpganError, missing_extra
 
 LICENCE = "CC-BY-4.0 (RoboHash cats, set4: art by David Revoy; composed from the parts in the package)"
@@ -24,6 +26,10 @@ COMBINATIONS = math.prod(LAYERS)  # 360,000
 MIN_RESOLUTION, MAX_RESOLUTION = 8, 1024
 _ORDER_KEY = 0x0CA7  # fixed for ever: image i is the same in every version
 _SCALING = threading.Lock()  # so that two threads that need the parts at once scale them once
+ROBOHASH_SETS = {  # name -> folder in the package robohash, its licence, the order of its combinations
+    "robohash_monsters": ("set2", "CC-BY-3.0 (RoboHash set2: art by Hrvoje Novakovic)", 0x0207),
+    "robohash_heads": ("set3", "CC-BY-3.0 (RoboHash set3: art by Julian Peter Arias)", 0x0307),
+}
 
 
 @functools.cache
@@ -161,3 +167,48 @@ def render_cats(indices, resolution):
       FpganError: if the resolution is out of range, or the package robohash is missing.
     """
     return compose(cat_parts(np.atleast_1d(indices)), resolution)
+
+
+class RobohashSet:
+    """Monsters or robot heads, composed on white of the parts in the package robohash; never trained on here.
+
+    Attributes:
+      name: one of ROBOHASH_SETS.
+      licence: of the art.
+      resolution: side R in pixels, as for cats.
+    """
+
+    def __init__(self, name: str, resolution: int):
+        check(resolution)
+        self.name, self.resolution = name, resolution
+        folder, self.licence, self._order = ROBOHASH_SETS[name]
+        self._files = _layers(folder)
+
+    def __len__(self) -> int:
+        return math.prod(len(layer) for layer in self._files)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Composes images: int [N], each in [0, len) -> uint8 [N, R, R, 3]; all are different combinations."""
+        numbers = shuffled_index(self._order, np.asarray(indices), len(self)).astype(np.int64)
+        parts = np.stack(np.unravel_index(numbers, [len(layer) for layer in self._files]), axis=-1)  # [N, layers]
+        return lay_over(_scaled(self._files, self.resolution), parts)
+
+
+@functools.lru_cache(maxsize=2)
+def _scaled(files: tuple[tuple[Path, ...], ...], resolution: int) -> list[np.ndarray]:
+    """The parts of each layer, bottom first: float32 [K, 4, R, R]."""
+    return [np.stack([scale_part(path, resolution) for path in layer]) for layer in files]
+
+
+def _layers(folder: str) -> tuple[tuple[Path, ...], ...]:
+    """The part files of a RoboHash set, bottom layer first; "003#02BodyColors" is the layer 02BodyColors."""
+    spec = importlib.util.find_spec("robohash")
+    if spec is None:
+        raise missing_extra("robohash", "demo")
+    place = Path(spec.submodule_search_locations[0]) / "sets" / folder
+    layers = sorted((d for d in place.glob("*#*") if d.is_dir()), key=lambda d: d.name.split("#")[1])
+    files = tuple(tuple(sorted(layer.glob("*.png"))) for layer in layers)
+    if not files or not all(files):
+        raise FpganError(f"the parts in {place} are not those of robohash 2.0; mend it with: "
+                         "pip install --force-reinstall robohash==2.0")
+    return files

@@ -7,9 +7,9 @@ import re
 import shlex
 from pathlib import Path
 
-from fpgan.data.crop import CROPS
 from fpgan.data.robohash import COMBINATIONS
 from fpgan.errors import FpganError
+from fpgan.io.images import CROPS
 
 NAMES = ("robohash_cats", "folder", "tfds")
 VERSION = "1.0.0"  # of the layout of prepared sets; a new one leaves the old sets alone

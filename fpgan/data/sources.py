@@ -1,15 +1,20 @@
 """Where training images come from: one small interface over rendered cats and prepared sets."""
 
+from __future__ import annotations
+
 import abc
+import os
+import re
 
 import numpy as np
 
 from fpgan.data import robohash
-from fpgan.data.crop import crop_and_resize
-from fpgan.data.records import find_public_set, is_prepared, open_records, read_description
+from fpgan.data.prepared import find_public_set, is_prepared, open_records, read_description
+from fpgan.data.robohash import ROBOHASH_SETS, RobohashSet
 from fpgan.data.settings import prepare_command, prepared_folder, read_settings
 from fpgan.errors import FpganError
-from fpgan.images import read_image
+from fpgan.io.images import crop_and_resize, read_image
+from fpgan.io.listing import list_images
 
 _CHUNK = 512  # images between two reports of progress
 
@@ -134,3 +139,84 @@ def _first(take, length, what):
     if take > length:
         raise FpganError(f"data.take is {take}, but {what} has {length} images; take at most {length}")
     return take or length
+
+
+def open_other(text: str, resolution: int, data_dir: str = "data"):
+    """Opens a source of images by a short name.
+
+    Args:
+      text: "robohash_monsters", "robohash_heads", "robohash_cats", "tfds:NAME" (prepared), or a folder, pattern or file. All
+        but existing paths may have a range, as in "robohash_cats[50000:]".
+      resolution: side in pixels; files are cropped and resized to it.
+      data_dir: where prepared images are kept.
+
+    Raises:
+      FpganError: there are no such images, or the range is empty.
+    """
+    match = None if os.path.exists(text) else re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
+    if match:
+        return PartOf(open_other(match[1], resolution, data_dir), text, int(match[2] or 0), match[3] and int(match[3]))
+    if os.path.exists(text):
+        return FileImages(text, resolution)
+    if text in ROBOHASH_SETS:
+        return RobohashSet(text, resolution)
+    if text == "robohash_cats" or text.startswith("tfds:"):
+        return open_source(data_settings(text, resolution) | {"data_dir": data_dir})
+    return FileImages(text, resolution)
+
+
+def data_settings(text: str, resolution: int) -> dict:
+    """Turns a short name into the data part of a config.
+
+    Args:
+      text: "robohash_cats" (rendered, nothing to prepare), "tfds:NAME" (a prepared TFDS dataset), or the path
+        of a prepared folder or zip file of images.
+      resolution: side in pixels.
+    """
+    if text == "robohash_cats":
+        return {"name": text, "resolution": resolution}
+    if text.startswith("tfds:"):
+        return {"name": "tfds", "tfds_name": text.removeprefix("tfds:"), "resolution": resolution}
+    if os.path.exists(text):
+        return {"name": "folder", "path": text, "resolution": resolution}
+    raise FpganError(f"there are no images {text!r}; expected robohash_cats, tfds:NAME, or the path of a "
+                     "folder or zip file")
+
+
+class FileImages:
+    """Images of a folder, a pattern or a file as a source: read when asked for, cropped and resized.
+
+    Attributes:
+      name: what was given.
+      licence: "", unknown.
+      resolution: side R in pixels.
+    """
+
+    def __init__(self, path: str, resolution: int):
+        self.name, self.licence, self.resolution = path, "", resolution
+        self._files = list_images([path])
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Reads images: int [N] -> uint8 [N, R, R, 3]."""
+        return np.stack([read_image(self._files[i], self.resolution)[0] for i in indices])
+
+
+class PartOf:
+    """The images start, start + 1, ..., stop - 1 of another source, under a name of its own."""
+
+    def __init__(self, source, name: str, start: int, stop: int | str):
+        stop = min(stop or len(source), len(source))
+        if start >= stop:
+            raise FpganError(f"{name}: there are no such images; {source.name} has {len(source)}, counted from 0")
+        self.name, self.licence, self.resolution = name, source.licence, source.resolution
+        self._source, self._start, self._length = source, start, stop - start
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Reads images: int [N], each in [0, stop - start) -> uint8 [N, R, R, 3]."""
+        return self._source.read(np.asarray(indices) + self._start)

@@ -9,7 +9,8 @@ import numpy as np
 
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.discriminator import Trunk
-from fpgan.networks.layers import Dense, blur
+from fpgan.networks.layers import Dense
+from fpgan.networks.resampling import blur
 
 
 class Correlation(nn.Module):

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.layers import Dense, Scaled, StyledConv, upsample
+from fpgan.networks.layers import Dense, Scaled, StyledConv
+from fpgan.networks.resampling import upsample
 
 
 class LabelConcat(Scaled):

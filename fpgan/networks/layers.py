@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fpgan.networks.upsampling import strided_conv, transposed_conv
-
-_FIR = (0.125, 0.375, 0.375, 0.125)  # [1, 3, 3, 1] / 8 along each axis, the low-pass filter of StyleGAN2
-_BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+from fpgan.networks.resampling import conv_down, conv_up
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -33,68 +30,6 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
       [N, H, W, O].
     """
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def fir(x: jax.Array, padding: tuple[int, int], gain: float = 1.0) -> jax.Array:
-    """Filters with the separable kernel outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.
-
-    Four shifted copies a pass, which XLA fuses into one loop; depthwise convolutions are several times slower on CPUs.
-
-    Args:
-      x: [N, H, W, C].
-      padding: zeros before and after each of the two axes.
-      gain: factor on the result; 4 after zero insertion in both axes.
-
-    Returns:
-      [N, H + sum(padding) - 3, W + sum(padding) - 3, C].
-    """
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    taps = [jnp.asarray(tap * math.sqrt(gain), x.dtype) for tap in _FIR]
-    height, width = x.shape[1] - 3, x.shape[2] - 3
-    x = sum(tap * x[:, i:i + height] for i, tap in enumerate(taps))
-    return sum(tap * x[:, :, i:i + width] for i, tap in enumerate(taps))
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Doubles height and width: zero insertion, then the low-pass filter. [N, H, W, C] -> [N, 2H, 2W, C]."""
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, ((0, 0, 0), (2, 2, 1), (2, 2, 1), (0, 0, 0)))  # [N, 2H+3, 2W+3, C]
-    return fir(x, (0, 0), gain=4.0)
-
-
-def blur(x: jax.Array) -> jax.Array:
-    """Low-pass filter outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256, borders repeated. [N, H, W, C] -> [N, H, W, C]."""
-    height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
-    x = sum(tap * x[:, i:i + height] for i, tap in enumerate(_BINOMIAL))
-    return sum(tap * x[:, :, i:i + width] for i, tap in enumerate(_BINOMIAL))
-
-
-def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 convolution that doubles height and width: transposed convolution of stride 2, then the low-pass filter.
-
-    Args:
-      x: [N, H, W, I].
-      kernel: [3, 3, I, O].
-
-    Returns:
-      [N, 2H, 2W, O]. Nothing is cropped in between, so the borders differ from "upsample, then convolve".
-    """
-    return fir(transposed_conv(x, kernel), (1, 1), gain=4.0)  # [N, 2H+1, 2W+1, O] -> [N, 2H, 2W, O]
-
-
-def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution that halves height and width: the low-pass filter first, then stride 2 without padding.
-
-    Args:
-      x: [N, H, W, I], H and W even.
-      kernel: [k, k, I, O], k 1 or 3.
-
-    Returns:
-      [N, H/2, W/2, O].
-    """
-    pad = (kernel.shape[0] + 1) // 2
-    return strided_conv(fir(x, (pad, pad)), kernel)
 
 
 def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *, demodulate: bool = True,

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fpgan.errors import FpganError, quiet_absl
-from fpgan.files import read_json, reason, write_file
+from fpgan.io.files import read_json, reason, write_file
 from fpgan.training.config import default, flatten
 from fpgan.training.state import TrainState
 

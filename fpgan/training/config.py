@@ -11,9 +11,9 @@ from pathlib import Path
 import ml_collections
 
 from fpgan.errors import FpganError
+from fpgan.model.readout import LEAST_FIT
 from fpgan.perturbations.sampling import parse_ranges
 
-LEAST_FIT = 1_000  # images to fit a reader to
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
           "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
@@ -56,7 +56,7 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
-        export=dict(strength=1.0, fit_images=0),  # what `fpgan export` does after training, see reader.py; 0: no fit
+        export=dict(strength=1.0, fit_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))

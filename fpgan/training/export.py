@@ -5,20 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from fpgan.attribution.verdict import evenness
 from fpgan.errors import FpganError
-from fpgan.files import read_json
-from fpgan.model import Model, check_place, from_params, load, save_model
+from fpgan.io.files import read_json
+from fpgan.model.calibration import evenness_threshold
+from fpgan.model.format import check_place, save_model
+from fpgan.model.model import Model, from_params, load
+from fpgan.model.readout import fit_reader
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
-from fpgan.training.monitor import averaged_params
-from fpgan.training.reader import fit_reader
-from fpgan.training.state import init_state
-
-LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
+from fpgan.training.state import averaged_params, init_state
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
@@ -33,7 +30,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       name: of the model; the directory's name if empty.
       dtype: of the stored parameters, "float32" or "bfloat16"; computations stay as the config says.
       strength: factor on the fingerprint's strength in training; None for the config's `export.strength`.
-      fit_images: generated images to which the reader is fitted (see reader.py), 0 for none; None for the config's
+      fit_images: generated images to which the reader is fitted (see readout.py), 0 for none; None for the config's
         `export.fit_images`.
       progress: is given the numbers of images done and in all, while the reader is fitted.
 
@@ -91,36 +88,3 @@ def training_info(workdir: str | Path, config, step: int) -> dict:
     data = read_json(Path(workdir) / "data.json")
     return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": data.get("name"),
             "data_size": data.get("size"), "licence": data.get("licence")}
-
-
-def evenness_threshold(model: Model, config, count: int = 512) -> float | None:
-    """An evenness of logits that tells the model's own images from its training images.
-
-    It is empirical; the p-value of an attribution does not depend on it.
-
-    Args:
-      model: the model.
-      config: the training config, for data and seed.
-      count: images of each kind.
-
-    Returns:
-      The midpoint between the 99th percentile over training images and the first percentile over generated images. None
-      where the training images are not at hand, the decoder reads its own images too poorly for any such claim (as in a
-      model trained without fingerprints), or the percentiles are the other way round.
-    """
-    from fpgan.data.sources import open_source
-
-    try:
-        source = open_source(config.data)
-    except FpganError:
-        return None
-    rng = np.random.default_rng(config.seed)
-    bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
-    own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
-    others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])
-    logits = model.decode(own)
-    low = np.percentile(evenness(logits), 1)
-    high = np.percentile(evenness(model.decode(others)), 99)
-    if np.mean((logits > 0) == bits) < LEAST_ACCURACY or low <= high:
-        return None
-    return float((low + high) / 2)

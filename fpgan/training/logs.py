@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan import parallel
+from fpgan.distributed import devices
 
 _SHOWN = {"accuracy": "bits", "fingerprint": "fp", "latent": "latent", "adversarial": "adv", "consistency": "cons",
           "discriminator": "disc", "progress": "stage", "eval_accuracy": "held-out bits",
@@ -31,7 +31,7 @@ class Log:
         self._measured: dict[str, float] = {}
         self._began = None  # time and step of the first fetch: the rate leaves compilation out
         self._board = None
-        if not parallel.is_main():
+        if not devices.is_main():
             return
         keep_until(self._path, start)
         if importlib.util.find_spec("tensorboardX"):
@@ -50,7 +50,7 @@ class Log:
         """Writes the means since the last flush; returns (step, name) of the first scalar that is not finite."""
         if not self._pending:
             return None
-        fetched = [(step, {name: float(value) for name, value in parallel.unreplicate(scalars).items()})
+        fetched = [(step, {name: float(value) for name, value in devices.unreplicate(scalars).items()})
                    for step, scalars in self._pending]
         self._pending = []
         for step, scalars in fetched:
@@ -69,7 +69,7 @@ class Log:
             self._board.close()
 
     def _write(self, step: int, means: dict) -> None:
-        if not parallel.is_main():
+        if not devices.is_main():
             return
         now = time.perf_counter()
         rate = None

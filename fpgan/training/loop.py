@@ -9,18 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fpgan import parallel
 from fpgan.data.sources import open_source
+from fpgan.distributed import runtime
+from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplicate
+from fpgan.distributed.preemption import StopFlag
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, check_config, last_step, settle_data, where_to_go_on, write_config
 from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
-from fpgan.training.monitor import Monitor
-from fpgan.training.samples import write_grids
-from fpgan.training.state import TrainState, init_state, params_from_model, state_from_params
-from fpgan.training.step import STAGE_INTERVAL, phases
-from fpgan.training.stop import StopFlag
+from fpgan.training.monitor import Monitor, write_grids
+from fpgan.training.state import STAGE_INTERVAL, TrainState, init_state, params_from_model, state_from_params
+from fpgan.training.step import phases
 
 
 class TrainingDiverged(FpganError):
@@ -32,7 +32,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
     interrupted. On SIGTERM it saves and returns early, and the signal stays ignored. Several processes call it inside
-    `parallel.together`.
+    `runtime.together`.
 
     Args:
       config: the training config.
@@ -54,11 +54,11 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
 
 def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag) -> TrainState:
     """As train, with SIGTERM already noted."""
-    report = report if parallel.is_main() else lambda line: None
+    report = report if is_main() else lambda line: None
     network = NetworkConfig.from_dict(config.network.to_dict())
     devices = jax.device_count()
     check_batch(config, devices)
-    if parallel.is_main():
+    if is_main():
         check_config(workdir, config)
     source = open_source(config.data)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
@@ -66,7 +66,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
     check_sameness(config, workdir, source)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, network, checkpoints, report)
-    if parallel.is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
+    if is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
         settle_data(workdir, source)
         write_config(workdir, config)
     start, last = int(state.step), config.total_images // config.batch_size
@@ -77,13 +77,13 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
     steps = compile_phases(phases(config, network, config.batch_size // devices, config.data.resident))
     log = Log(workdir, start, last, config.batch_size, report)
     image_terms = bool(state.image_terms)
-    replicated = parallel.replicate(state)
+    replicated = replicate(state)
     with closing(checkpoints, log):
         for step in range(start, last):
             scalars = {}
             batch = next(images)
             if config.curriculum.bits_first and step % STAGE_INTERVAL == 0:
-                image_terms = bool(parallel.unreplicate(replicated.image_terms))
+                image_terms = bool(unreplicate(replicated.image_terms))
             for phase in steps:
                 if step % phase.interval == 0 and phase.image_terms in (None, image_terms):
                     replicated, logged = phase.run(replicated, batch)
@@ -96,7 +96,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
             if done or (step + 1) % config.every.checkpoint == 0:
                 state = save(checkpoints, replicated)
             if step + 1 == last or (step + 1) % config.every.grid == 0:
-                draw(parallel.unreplicate(replicated))
+                draw(unreplicate(replicated))
             if done:
                 break
     report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; "
@@ -106,7 +106,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
 
 def check_sameness(config, workdir: Path, source) -> None:
     """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
-    fleet = parallel.fleet()
+    fleet = runtime.fleet()
     if fleet:
         fleet.hint = functools.partial(where_to_go_on, workdir)
         seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir)}
@@ -126,7 +126,7 @@ def closing(checkpoints: Checkpoints, log: Log):
     except TrainingDiverged:
         raise
     except BaseException:
-        alike = not parallel.fleet()
+        alike = not runtime.fleet()
         raise
     finally:
         if alike:
@@ -152,7 +152,7 @@ def first_state(config, network: NetworkConfig, checkpoints: Checkpoints, report
 def reals(config, source, start: int):
     """Iterates over what the phases take as images: the whole set, on the devices, or batch after batch."""
     if config.data.resident:
-        images = parallel.replicate(source.load_all())
+        images = replicate(source.load_all())
         while True:
             yield images
     from fpgan.data.pipeline import stream
@@ -160,12 +160,12 @@ def reals(config, source, start: int):
     batches = stream(source, config.batch_size, config.seed, start, jax.process_index(), jax.process_count(),
                      config.data.workers)
     for batch in batches:
-        yield parallel.shard(batch)
+        yield shard(batch)
 
 
 def compile_phases(listed) -> list:
     """The phases, each mapped over the devices as one program."""
-    return [dataclasses.replace(phase, run=parallel.pmap(phase.run)) for phase in listed]
+    return [dataclasses.replace(phase, run=pmap(phase.run)) for phase in listed]
 
 
 def flush(log: Log) -> None:
@@ -179,7 +179,7 @@ def flush(log: Log) -> None:
 
 def save(checkpoints: Checkpoints, replicated: TrainState) -> TrainState:
     """Saves the state if all parameters are finite, and returns it unreplicated."""
-    state = parallel.unreplicate(replicated)
+    state = unreplicate(replicated)
     for name, tree in state.params.items():
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree)):
             raise TrainingDiverged(f"the parameters of the {name} are not finite at step {int(state.step)}; "

@@ -8,30 +8,25 @@ changes the state: a run with it gives the same bits as one without.
 
 import re
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from fpgan import parallel
+from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import open_extractor
-from fpgan.evaluation.measures import bit_accuracy, psnr
-from fpgan.model import Model, from_params
+from fpgan.evaluation.metrics import bit_accuracy, psnr
+from fpgan.io.files import write_file
+from fpgan.io.images import encode_png, grid
+from fpgan.model.model import Model, from_params
 from fpgan.networks.config import NetworkConfig
+from fpgan.training.state import averaged_params
 
 _BATCH = 50  # images per call of the two compiled programs, and in memory
 _PAIRS = 200  # images that are made again with a second fingerprint
-
-
-def averaged_params(config, state) -> dict:
-    """The parameters that a model of this state consists of, as trained: {"generator", "decoder"} -> nested dict of arrays.
-
-    Args:
-      config: the training config; its `ema_decoder` says which decoder.
-      state: a TrainState, replicated or not.
-    """
-    return dict(state.ema) if config.ema_decoder else {**state.ema, "decoder": state.params["decoder"]}
+ROWS = COLUMNS = 8
 
 
 class Monitor:
@@ -53,7 +48,7 @@ class Monitor:
         """
         self._config, self._network = config, network
         self._last = config.total_images // config.batch_size
-        self._on = bool(config.every.evaluate) and parallel.is_main()
+        self._on = bool(config.every.evaluate) and devices.is_main()
         if not self._on:
             return
         if len(source) < 2:
@@ -82,7 +77,7 @@ class Monitor:
         if not self._on or (step % self._config.every.evaluate and step != self._last):
             return {}
         began = time.perf_counter()
-        params = parallel.unreplicate(averaged_params(self._config, replicated))
+        params = devices.unreplicate(averaged_params(self._config, replicated))
         model = from_params(self._network, jax.device_put(params), {"name": "in training"})
         return self._measure(model) | {"eval_seconds": time.perf_counter() - began}
 
@@ -103,3 +98,39 @@ class Monitor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
+
+
+def write_grids(workdir: Path, network: NetworkConfig, state, source, seed: int) -> dict:
+    """Writes grids/STEP-random.png, -one_latent.png, -one_fingerprint.png and, at step 0, grids/reals.png.
+
+    Args:
+      workdir: the run's directory.
+      network: the architecture.
+      state: an unreplicated TrainState.
+      source: the training images.
+      seed: of the inputs, so that the grids of a run can be compared.
+
+    Returns:
+      name -> uint8 picture, as written; nothing in processes but the main one.
+    """
+    if not devices.is_main():
+        return {}
+    rng = np.random.default_rng(seed)
+    model = from_params(network, state.ema, {"name": "in training"})
+    count = ROWS * COLUMNS
+    prints = rng.integers(0, 2, (count, network.fingerprint_bits), np.uint8)
+    seeds = rng.integers(0, 2**32, count, np.uint32)
+    one_print, one_seed = np.repeat(prints[:ROWS], COLUMNS, axis=0), np.repeat(seeds[:ROWS], COLUMNS)
+    step = f"{int(state.step):07d}"
+    pictures = {
+        f"{step}-random": model.generate(prints, seeds),
+        f"{step}-one_latent": model.generate(prints, one_seed),  # a row: one latent, eight fingerprints
+        f"{step}-one_fingerprint": model.generate(one_print, seeds),  # a row: one fingerprint, eight latents
+    }
+    if int(state.step) == 0:
+        pictures["reals"] = np.stack([source[i] for i in rng.integers(0, len(source), count)])
+    scale = max(1, 64 // network.resolution)
+    pictures = {name: grid(p.reshape(ROWS, COLUMNS, *p.shape[1:]), scale=scale) for name, p in pictures.items()}
+    for name, picture in pictures.items():
+        write_file(workdir / "grids" / f"{name}.png", encode_png(picture))
+    return pictures

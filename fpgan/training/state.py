@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fpgan.errors import FpganError
-from fpgan.model import load, load_discriminator
+from fpgan.model.format import load_discriminator
+from fpgan.model.model import load
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import NETWORKS, init_params
 
@@ -116,3 +117,86 @@ def params_from_model(path: str, network: NetworkConfig, fresh: dict) -> dict:
         return new
 
     return jax.tree_util.tree_map_with_path(lambda place, old: pick(place, old, saved), fresh)
+
+
+def averaged_params(config, state) -> dict:
+    """The parameters that a model of this state consists of, as trained: {"generator", "decoder"} -> nested dict of arrays.
+
+    Args:
+      config: the training config; its `ema_decoder` says which decoder.
+      state: a TrainState, replicated or not.
+    """
+    return dict(state.ema) if config.ema_decoder else {**state.ema, "decoder": state.params["decoder"]}
+
+
+STAGE_INTERVAL = 16  # steps between the moments at which the image terms are let in or out
+
+
+def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
+    """One Adam step for the networks that have gradients."""
+    params, optimizer = dict(state.params), dict(state.optimizer)
+    for name, gradient in gradients.items():
+        updates, optimizer[name] = adam(config, name).update(gradient, optimizer[name])
+        rate = learning_rate(config, name, state)
+        params[name] = optax.apply_updates(params[name], jax.tree.map(lambda u, rate=rate: -rate * u, updates))
+    return state.replace(params=params, optimizer=optimizer)
+
+
+def learning_rate(config, network: str, state: TrainState) -> jax.Array:
+    """The network's learning rate: constant, then falling linearly to 0 over the last `decay_images`.
+
+    While the bits come first, generator and decoder learn faster by `curriculum.learning_rate_factor`.
+    """
+    o, c = config.optimizer, config.curriculum
+    rate = o[f"{network}_learning_rate"] * lazy_factor(config, network)
+    if o.decay_images:
+        left = config.total_images - state.step.astype(jnp.float32) * config.batch_size
+        rate = rate * jnp.clip(left / o.decay_images, 0, 1)
+    if c.bits_first and network != "discriminator":
+        rate = rate * (1 + (c.learning_rate_factor - 1) * (1 - image_ramp(state)))
+    return rate
+
+
+def update_averages(config, state: TrainState) -> TrainState:
+    """Moves the averages of generator and decoder towards their parameters (half-life in images)."""
+    beta = 0.5 ** (config.batch_size / config.ema_half_life_images)
+    ema = jax.tree.map(lambda average, value: value + (average - value) * beta,
+                       state.ema, {name: state.params[name] for name in state.ema})
+    return state.replace(ema=ema)
+
+
+def image_ramp(state: TrainState) -> jax.Array:
+    """How far the image terms are let in, in [0, 1]: the second stage of the curriculum."""
+    return jnp.clip(state.progress - 1, 0, 1)
+
+
+def perturbation_level(state: TrainState) -> jax.Array:
+    """How strong the perturbations are, in [0, 1]: they grow with the latents, in the first stage of the curriculum."""
+    return jnp.clip(state.progress, 0, 1)
+
+
+def latent_scale(config, state: TrainState) -> jax.Array:
+    """Standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the curriculum."""
+    start = config.curriculum.latent_scale
+    return start + (1 - start) * jnp.clip(state.progress, 0, 1)
+
+
+def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainState:
+    """Counts the step, and moves the curriculum on if the running bit accuracy allows it.
+
+    With `bits_first`, `progress` waits at 0 until the accuracy reaches `start_accuracy`. Then, in two stages, it rises
+    from 0 to 1 within `latent_images` (the latents grow to their full scale) and from 1 to 2 within `ramp_images` (the
+    image terms grow to their full weight). It falls at the same speed while the accuracy is below `hold_accuracy`.
+    `image_terms` follows every STAGE_INTERVAL steps, so that the host need not look at every step.
+    """
+    c, batch = config.curriculum, config.batch_size
+    running = state.accuracy + (accuracy - state.accuracy) * min(1.0, batch / c.accuracy_images)
+    progress = state.progress
+    if c.bits_first:
+        change = batch / jnp.where(progress < 1, c.latent_images, c.ramp_images)
+        moved = jnp.clip(progress + jnp.where(running >= c.hold_accuracy, change, -change), 1e-3, 2)
+        begun = (progress > 0) | (running >= c.start_accuracy)
+        progress = jnp.where(begun, moved, 0.0)
+    step = state.step + 1
+    image_terms = jnp.where(step % STAGE_INTERVAL == 0, progress > 1, state.image_terms)
+    return state.replace(step=step, accuracy=running, progress=progress, image_terms=image_terms)

@@ -6,7 +6,7 @@
     r1              gradient penalty on real images -> discriminator, every few steps
 
 A phase takes the state and the images and returns the new state and scalars to log. It sees one device's share of the
-batch; means over the whole batch are taken with `lax.pmean` over the axis AXIS, which parallel.py maps over devices.
+batch; means over the whole batch are taken with `lax.pmean` over the axis AXIS, which devices.py maps over devices.
 Every random draw is keyed by (seed, step, phase, global sample index), so neither the number of devices nor an
 interruption changes a run.
 """
@@ -17,18 +17,25 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from fpgan.data.order import shuffled_index
+from fpgan.data.shuffle import shuffled_index
+from fpgan.distributed.devices import AXIS
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
-from fpgan.parallel import AXIS
 from fpgan.perturbations.sampling import parse_ranges, perturb
 from fpgan.training import losses
-from fpgan.training.state import TrainState, adam, lazy_factor
+from fpgan.training.state import (
+    TrainState,
+    advance_curriculum,
+    apply_gradients,
+    image_ramp,
+    latent_scale,
+    perturbation_level,
+    update_averages,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +220,6 @@ def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainS
     return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
 
 
-STAGE_INTERVAL = 16  # steps between the moments at which the image terms are let in or out
 PHASE_NUMBERS = {"generator": 0, "path_length": 1, "discriminator": 2, "r1": 3}
 
 
@@ -284,73 +290,3 @@ def quantize(images: jax.Array) -> jax.Array:
     """What is left of float images in 8 bits, back in [-1, 1]; the gradient passes straight through."""
     stored = jnp.clip(jnp.floor(images * 127.5 + 128), 0, 255) * (2 / 255) - 1
     return images + lax.stop_gradient(stored - images)
-
-
-def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
-    """One Adam step for the networks that have gradients."""
-    params, optimizer = dict(state.params), dict(state.optimizer)
-    for name, gradient in gradients.items():
-        updates, optimizer[name] = adam(config, name).update(gradient, optimizer[name])
-        rate = learning_rate(config, name, state)
-        params[name] = optax.apply_updates(params[name], jax.tree.map(lambda u, rate=rate: -rate * u, updates))
-    return state.replace(params=params, optimizer=optimizer)
-
-
-def learning_rate(config, network: str, state: TrainState) -> jax.Array:
-    """The network's learning rate: constant, then falling linearly to 0 over the last `decay_images`.
-
-    While the bits come first, generator and decoder learn faster by `curriculum.learning_rate_factor`.
-    """
-    o, c = config.optimizer, config.curriculum
-    rate = o[f"{network}_learning_rate"] * lazy_factor(config, network)
-    if o.decay_images:
-        left = config.total_images - state.step.astype(jnp.float32) * config.batch_size
-        rate = rate * jnp.clip(left / o.decay_images, 0, 1)
-    if c.bits_first and network != "discriminator":
-        rate = rate * (1 + (c.learning_rate_factor - 1) * (1 - image_ramp(state)))
-    return rate
-
-
-def update_averages(config, state: TrainState) -> TrainState:
-    """Moves the averages of generator and decoder towards their parameters (half-life in images)."""
-    beta = 0.5 ** (config.batch_size / config.ema_half_life_images)
-    ema = jax.tree.map(lambda average, value: value + (average - value) * beta,
-                       state.ema, {name: state.params[name] for name in state.ema})
-    return state.replace(ema=ema)
-
-
-def image_ramp(state: TrainState) -> jax.Array:
-    """How far the image terms are let in, in [0, 1]: the second stage of the curriculum."""
-    return jnp.clip(state.progress - 1, 0, 1)
-
-
-def perturbation_level(state: TrainState) -> jax.Array:
-    """How strong the perturbations are, in [0, 1]: they grow with the latents, in the first stage of the curriculum."""
-    return jnp.clip(state.progress, 0, 1)
-
-
-def latent_scale(config, state: TrainState) -> jax.Array:
-    """Standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the curriculum."""
-    start = config.curriculum.latent_scale
-    return start + (1 - start) * jnp.clip(state.progress, 0, 1)
-
-
-def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainState:
-    """Counts the step, and moves the curriculum on if the running bit accuracy allows it.
-
-    With `bits_first`, `progress` waits at 0 until the accuracy reaches `start_accuracy`. Then, in two stages, it rises
-    from 0 to 1 within `latent_images` (the latents grow to their full scale) and from 1 to 2 within `ramp_images` (the
-    image terms grow to their full weight). It falls at the same speed while the accuracy is below `hold_accuracy`.
-    `image_terms` follows every STAGE_INTERVAL steps, so that the host need not look at every step.
-    """
-    c, batch = config.curriculum, config.batch_size
-    running = state.accuracy + (accuracy - state.accuracy) * min(1.0, batch / c.accuracy_images)
-    progress = state.progress
-    if c.bits_first:
-        change = batch / jnp.where(progress < 1, c.latent_images, c.ramp_images)
-        moved = jnp.clip(progress + jnp.where(running >= c.hold_accuracy, change, -change), 1e-3, 2)
-        begun = (progress > 0) | (running >= c.start_accuracy)
-        progress = jnp.where(begun, moved, 0.0)
-    step = state.step + 1
-    image_terms = jnp.where(step % STAGE_INTERVAL == 0, progress > 1, state.image_terms)
-    return state.replace(step=step, accuracy=running, progress=progress, image_terms=image_terms)

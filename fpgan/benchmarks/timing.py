@@ -1,0 +1,133 @@
+"""Compiled programs: what they do, by XLA's count, and how long they take, in turns."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fpgan.distributed.devices import pmap, replicate
+from fpgan.networks.config import NetworkConfig
+
+# An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
+# asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
+_ALL_REDUCE = re.compile(r"^[^=\n]*= (?P<types>.*?) all-reduce(?:-start)?\(", re.MULTILINE)
+_ARRAY = re.compile(r"\b(?P<kind>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
+
+
+class Program(NamedTuple):
+    """A compiled program with its inputs.
+
+    Attributes:
+      call: runs it once and returns its outputs, not waited for.
+      compile_seconds: tracing and compiling.
+      flops: of one call, by XLA's cost analysis; 0 if the backend has none.
+      all_reduced_bytes: that each device exchanges in one call.
+    """
+
+    call: Callable
+    compile_seconds: float
+    flops: float
+    all_reduced_bytes: int = 0
+
+
+def compile_program(function: Callable, *inputs) -> Program:
+    """Traces and compiles a pure function for these inputs."""
+    started = time.perf_counter()
+    compiled = jax.jit(function).lower(*inputs).compile()
+    return Program(lambda: compiled(*inputs), time.perf_counter() - started, _flops(compiled))
+
+
+def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
+    """Compiles each phase of a step on some of this host's devices: programs that pass on one state, and intervals."""
+    from fpgan.training.state import init_state
+    from fpgan.training.step import phases
+
+    network, count = NetworkConfig.from_dict(config.network.to_dict()), len(devices)
+    state = replicate(init_state(config, network), devices)
+    shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
+    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    programs, intervals, states = {}, {}, [state]
+    for phase in phases(config, network, config.batch_size // count, resident=False):
+        started = time.perf_counter()
+        compiled = pmap(phase.run, devices=devices).lower(state, images).compile()
+        elapsed = time.perf_counter() - started
+
+        def call(compiled=compiled):
+            states[0], scalars = compiled(states[0], images)  # the old state is donated
+            return states[0], scalars
+
+        exchanged = all_reduced_bytes(compiled.as_text()) if count > 1 else 0
+        programs[phase.name] = Program(call, elapsed, _flops(compiled) * count, exchanged)
+        intervals[phase.name] = phase.interval
+    return programs, intervals
+
+
+def time_in_turns(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hashable, list[float]]:
+    """Times calls one after the other, turn after turn, after one call each that does not count.
+
+    Returns:
+      The seconds of each call, one per turn, until its outputs are there.
+    """
+    for call in calls.values():
+        jax.block_until_ready(call())
+    seconds = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def all_reduced_bytes(text: str) -> int:
+    """Counts the bytes that one run of a compiled program all-reduces on each device.
+
+    Args:
+      text: the program after optimisation (`compiled.as_text()`), where each operation stands once.
+    """
+    return sum(_array_bytes(array) for found in _ALL_REDUCE.finditer(text) for array in _ARRAY.finditer(found["types"]))
+
+
+def _array_bytes(array: re.Match) -> int:
+    items = math.prod(int(size) for size in array["shape"].split(",") if size)
+    return items * (1 if array["kind"] == "pred" else max(1, int(array["bits"]) // 8))
+
+
+def _flops(compiled) -> float:
+    """FLOPs of a compiled program by XLA's cost analysis; 0 where the backend has none."""
+    analysis = compiled.cost_analysis() or {}
+    return max(0.0, float(analysis.get("flops", 0.0)))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to time.
+
+    Attributes:
+      batches: batch sizes, each compiled on its own.
+      repeats: turns; a time is the median over them.
+      grouped_batch: batch size of the comparison with grouped convolutions; 0 leaves it out.
+      fingerprints: how many distinct ones the traces are counted over; 0 leaves it out.
+      seed: of parameters and inputs.
+      devices: numbers of devices that share the largest batch, for "scaling"; none leaves the measurement out.
+      device_batch: images per device in the predictions of "scaling".
+      utilization: part of the peak FLOP/s that they assume.
+      images: how many are made in each turn of "pipeline".
+    """
+
+    batches: tuple[int, ...] = (1, 8, 16, 64)
+    repeats: int = 5
+    grouped_batch: int = 16
+    fingerprints: int = 1000
+    seed: int = 0
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    device_batch: int = 8
+    utilization: float = 0.3
+    images: int = 1024

@@ -1,0 +1,109 @@
+"""fpgan bench: measures speed."""
+
+from __future__ import annotations
+
+from fpgan.cli.terminal import not_negative, positive
+
+EXAMPLE = """\
+example: a small random model, a large one, a model of your own, a training step
+
+  fpgan bench
+  fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 \\
+      --compute-dtype bfloat16
+  fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
+  fpgan bench train-step --config configs/robohash64.py --batch 16,64
+  fpgan bench pipeline --model robohash32 --batch 16
+  fpgan bench scaling --config configs/robohash32.py --batch 32 --predict configs/celeba128.py
+
+Images/s are medians over turns in which all that is compared takes part; compile time stands
+apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
+is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
+do not compile again. `pipeline` makes whole sample sets beside generation and encoding alone.
+`scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a CPU), and predicts a
+step on pods; docs/scaling.md states the model.
+"""
+
+
+def add_arguments(parser) -> None:
+    """Adds the options."""
+    parser.add_argument("tasks", nargs="*", metavar="TASK",
+                        help="generate, decode, pipeline, train-step, scaling; the first two without any")
+    parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
+    parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
+    parser.add_argument("--resolution", type=positive, default=64, help="of a random model (64)")
+    parser.add_argument("--channel-base", type=positive, default=4096,
+                        help="of a random model: min(BASE / 2^(k-1), MAX) channels at 2^k pixels (4096)")
+    parser.add_argument("--channel-max", type=positive, default=256, help="see --channel-base (256)")
+    parser.add_argument("--bits", type=positive, default=128, help="of a random model (128)")
+    parser.add_argument("--compute-dtype", default="float32", help="of a random model: float32, bfloat16")
+    parser.add_argument("--grouped-batch", type=not_negative, default=16, metavar="SIZE",
+                        help="batch size of the comparison with grouped convolutions; 0: none (16)")
+    parser.add_argument("--fingerprints", type=not_negative, default=1000, metavar="N",
+                        help="distinct ones to count traces over; 0: none (1000)")
+    parser.add_argument("--images", type=positive, default=1024, help="made in each turn of pipeline (1024)")
+    parser.add_argument("--config", help="config file for train-step and scaling")
+    parser.add_argument("--devices", default="1,2,4,8", metavar="COUNTS",
+                        help="numbers of devices for scaling (1,2,4,8); empty: predictions alone")
+    parser.add_argument("--predict", metavar="CONFIG", help="config of scaling's predictions (that of --config)")
+    parser.add_argument("--device-batch", type=positive, default=8, metavar="SIZE",
+                        help="images per device in the predictions (8)")
+    parser.add_argument("--utilization", type=float, default=0.3, metavar="PART",
+                        help="of the peak FLOP/s, assumed in the predictions (0.3)")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
+    parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
+
+
+def run(args) -> int:
+    """Times, prints the table, and says where the file is."""
+    import shlex
+    import sys
+
+    from fpgan.benchmarks.bench import bench, table
+    from fpgan.benchmarks.timing import Settings
+    from fpgan.model.model import load
+
+    devices = _sizes(args.devices, "--devices") if args.devices else ()
+    if "scaling" in args.tasks:
+        _virtual_devices(max(devices, default=1))
+    model = load(args.model) if args.model else None
+    settings = Settings(_sizes(args.batch, "--batch"), args.repeats, args.grouped_batch, args.fingerprints, args.seed,
+                        devices, args.device_batch, args.utilization, args.images)
+    results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
+                    params=model.params if model else None, training=_training(args.config),
+                    predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]))
+    print(table(results))
+    if args.out:
+        print(f"\nwritten to {args.out}")
+    return 0
+
+
+def _sizes(text: str, option: str) -> tuple[int, ...]:
+    from fpgan.errors import FpganError
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise FpganError(f"{option} is {text!r}; expected whole numbers, such as 1,8,16,64") from None
+
+
+def _virtual_devices(count: int) -> None:
+    """Lets a CPU count as several devices; to be called before JAX touches it."""
+    import os
+
+    import jax
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def _network(args):
+    from fpgan.networks.config import NetworkConfig
+    return NetworkConfig(resolution=args.resolution, channel_base=args.channel_base,
+                         channel_max=args.channel_max, fingerprint_bits=args.bits,
+                         compute_dtype=args.compute_dtype)
+
+
+def _training(path: str | None):
+    if path is None:
+        return None
+    from fpgan.training.config import load
+    return load(path)

@@ -1,0 +1,195 @@
+"""`fpgan demo`: the main job from end to end, and images that are not ours: issue, generate, write, read back, attribute."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpgan.errors import FpganError, missing_extra
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fpgan.attribution.registry import Registry
+    from fpgan.decoding.rows import Row
+    from fpgan.model.model import Model
+
+EXAMPLE = """\
+example: everything once
+
+  fpgan demo
+  fpgan demo --out somewhere --model models/mine --fpr 1e-9"""
+
+USERS = ("alice", "bob", "carol")
+PER_USER = 8
+PICTURE = "picture.png"
+_WRITTEN = {"registry.csv", "images", "not_ours", "verdicts.csv", PICTURE}  # by which an earlier demo is known
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
+RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
+SCALE = 3
+
+
+def add_arguments(parser):
+    """Declares the arguments."""
+    parser.add_argument("--out", default="fpgan-demo", help="new folder for everything it writes (default: fpgan-demo)")
+    parser.add_argument("--model", default="robohash32", help="a shipped model or a model directory (default: robohash32)")
+    parser.add_argument("--fpr", type=float, default=1e-6, help="false-positive rate per image (default: 1e-6)")
+
+
+def run(args) -> int:
+    """Runs the demo and prints its table."""
+    folder = Path(args.out)
+    rows = run_demo(folder, args.model, args.fpr, print)
+    print("\n".join(summarise(rows, folder)))
+    print(f"\nAn image is attributed if chance would do it at most once in {1 / args.fpr:g} images.")
+    print(f"every image's verdict: {folder / 'verdicts.csv'}")
+    print(f"picture: {folder / 'picture.png'} (a row per user, a latent per column; last row: the first "
+          f"user's images minus the second's, times {RESIDUAL_GAIN}, on grey)")
+    return 0
+
+
+def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
+             report: Callable[[str], None]) -> list[Row]:
+    """Runs the demo in a new folder.
+
+    Writes FOLDER/registry.csv, FOLDER/images (one folder per user, with a manifest), FOLDER/not_ours, FOLDER/verdicts.csv
+    and FOLDER/picture.png. Fingerprints and latents are drawn anew on every run.
+
+    Args:
+      folder: new, or an earlier demo's, which is replaced when this one is done.
+      model_name: a shipped model or a model directory.
+      false_positive_rate: of an attribution, per image over all users.
+      report: is given each line for the reader.
+
+    Returns:
+      A row per image, the users' first, with its verdict.
+
+    Raises:
+      FpganError: if the folder is somebody else's, or a package of the extra `demo` is missing.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} == _WRITTEN):
+        raise FpganError(f"{folder} exists and is no earlier demo; choose a new folder with --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        rows = _run(temporary, model_name, false_positive_rate, report)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [dataclasses.replace(row, file=str(folder / Path(row.file).relative_to(temporary))) for row in rows]
+
+
+def _run(folder: Path, model_name: str, false_positive_rate: float, report: Callable[[str], None]) -> list[Row]:
+    """As run_demo, in an empty folder."""
+    import secrets
+
+    from fpgan.attribution import issue, write
+    from fpgan.decoding.decode import attribute_rows, decode_files
+    from fpgan.generation.generate import generate_set
+    from fpgan.io.files import write_file
+    from fpgan.io.images import encode_png
+    from fpgan.io.tables import row_file
+    from fpgan.model.model import load
+
+    model = load(model_name)
+    report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, "
+           f"hash {model.hash}")
+    others = write_images_not_ours(folder / "not_ours", model.resolution)
+    registry = issue(USERS, model.n_bits)
+    write(registry, folder / "registry.csv")
+    seed = secrets.randbelow(2**31)
+    generate_set(model, registry.users, registry.bits, folder / "images", per_user=PER_USER, seed=seed)
+    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
+           "now reading them back\n")
+    rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
+                               model.info.get("evenness_threshold")))
+    with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write_row:
+        for row in rows:
+            write_row(row)
+    picture = draw_picture(model, registry, seed)
+    write_file(folder / PICTURE, encode_png(picture))
+    return rows
+
+
+def write_images_not_ours(folder: Path, resolution: int) -> int:
+    """Writes images that no instance made: photos, and cats of the kind that the model was trained on.
+
+    Returns:
+      How many.
+    """
+    import importlib.resources
+
+    import numpy as np
+
+    from fpgan.data.robohash import render_cats
+    from fpgan.io.files import write_file
+    from fpgan.io.images import encode_png, read_image
+
+    try:
+        photos = importlib.resources.files("skimage") / "data"
+        cats = render_cats(np.arange(PER_USER), resolution)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name, "demo") from None
+    for i, cat in enumerate(cats):
+        write_file(folder / f"training-{i}.png", encode_png(cat))
+    for name in PHOTOS:
+        photo, _ = read_image((photos / name).read_bytes(), resolution)
+        write_file(folder / f"photo-{Path(name).stem}.png", encode_png(photo))
+    return len(cats) + len(PHOTOS)
+
+
+def summarise(rows: list[Row], folder: Path) -> list[str]:
+    """The demo's table: one line per origin, with how many of its images were attributed, and to whom.
+
+    Args:
+      rows: a row per image, with its verdict.
+      folder: the demo's folder, in whose sub-folders the images lie.
+
+    Returns:
+      Lines of text, header first.
+    """
+    import numpy as np
+
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(origin(Path(row.file).relative_to(folder)), []).append(row)
+    lines = [f"{'images of':<18}{'images':>7}  {'attributed to':<24}{'median matches':>15}{'median log10 p':>16}"]
+    for name, members in groups.items():
+        users = [row.verdict.user for row in members if row.verdict.user]
+        to = ", ".join(f"{user} ({users.count(user)})" for user in sorted(set(users))) or "nobody"
+        matches = np.median([row.verdict.matches for row in members])
+        log10_p = np.median([row.verdict.log10_p for row in members])
+        lines.append(f"{name:<18}{len(members):>7}  {to:<24}{matches:>8.0f} of {len(members[0].logits)}{log10_p:>16.1f}")
+    return lines
+
+
+def origin(path: Path) -> str:
+    """Where an image of the demo comes from: a user's name, "photos" or "training images"."""
+    if path.parts[0] == "images":
+        return path.parts[1]
+    return "photos" if path.name.startswith("photo") else "training images"
+
+
+def draw_picture(model: Model, registry: Registry, seed: int) -> np.ndarray:
+    """Draws a row of images per user, one latent a column, and below the residual between the first two users.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    import numpy as np
+
+    from fpgan.io.images import grid
+
+    seeds = (seed + np.arange(PER_USER)) % 2**32
+    images = np.stack([model.generate(bits, seeds) for bits in registry.bits])  # [users, latents, R, R, 3]
+    residual = images[0].astype(np.int64) - images[1]
+    last = np.clip(128 + RESIDUAL_GAIN * residual, 0, 255).astype(np.uint8)
+    return grid(np.concatenate([images, last[None]]), scale=max(1, SCALE * 32 // model.resolution))

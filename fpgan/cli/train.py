@@ -1,0 +1,40 @@
+"""fpgan train: trains a model as a config says."""
+
+EXAMPLE = """\
+example: train, in a directory of its own, and continue there
+
+  fpgan train --config configs/smoke.py --workdir runs/smoke
+  fpgan train --config configs/robohash64.py --workdir runs/cats batch_size=64 optimizer.beta1=0.0
+
+Killed anywhere and started again with the same command, a run continues where its last
+checkpoint stands and ends with the same parameters. SIGTERM saves first.
+
+On several hosts start the same command in each. Slurm, Open MPI, TPU pods and Kubernetes Jobs
+tell the processes where they meet; elsewhere say so, with I = 0, 1, ... and process 0 on HOST:
+
+  fpgan train --coordinator HOST:9911 --num-processes 2 --process-id I \\
+      --config configs/robohash64.py --workdir SHARED_FOLDER"""
+
+
+def add_arguments(parser):
+    """Declares the arguments."""
+    parser.add_argument("--config", required=True, help="a config file, such as configs/robohash64.py")
+    parser.add_argument("--workdir", required=True, help="directory of the run: checkpoints, metrics.jsonl, grids")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: where process 0 awaits the others")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="several processes: how many")
+    parser.add_argument("--process-id", type=int, metavar="I", help="several processes: which one this is, from 0")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
+
+
+def run(args) -> int:
+    """Trains."""
+    from fpgan.distributed import runtime
+    from fpgan.errors import missing_extra
+
+    with runtime.together("fpgan train", args.coordinator, args.num_processes, args.process_id):
+        try:
+            from fpgan.training import config, loop
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name, "train") from None
+        loop.train(config.load(args.config, args.overrides), args.workdir, report=lambda line: print(line, flush=True))
+    return 0

@@ -1,0 +1,101 @@
+"""From image files to rows: which fingerprint an image carries, how sure the decoder is, and whose it is.
+
+Files are read in threads a few batches ahead of the decoder, and rows leave in the order of the files, so a
+folder of any size needs little memory. A file that cannot be read becomes a row that says why; the others are
+done.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from fpgan.attribution.registry import Registry
+from fpgan.attribution.verdict import attribute
+from fpgan.decoding.rows import Row
+from fpgan.errors import FpganError
+from fpgan.io.images import read_image
+from fpgan.io.listing import Source, contents_of, image_sources
+
+_BATCHES_AHEAD = 4
+_ROWS_AT_ONCE = 256
+
+
+def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64,
+                 workers: int = 8) -> Iterator[Row]:
+    """Reads the fingerprints in image files.
+
+    Args:
+      model: a Model.
+      paths: files, folders, globs and array_record files of encoded images (as `fpgan.io.listing.iter_images`
+        takes them).
+      batch_size: images per call of the compiled program.
+      workers: threads that read files.
+
+    Yields:
+      A Row per image, in order.
+
+    Raises:
+      FpganError: a path that does not exist or holds no images. Images and folders below it that cannot be
+        read are rows, not errors.
+    """
+    return decode_sources(model, image_sources(paths), batch_size=batch_size, workers=workers)
+
+
+def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8) -> Iterator[Row]:
+    """As `decode_files`, of images that `image_sources` has found."""
+    if batch_size < 1:
+        raise FpganError(f"the batch size is {batch_size}; expected at least 1")
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[str, Future]] = deque()
+        contents = contents_of(sources)
+        first = True
+        while True:
+            for name, content in contents:
+                waiting.append((name, pool.submit(_read, content, model.resolution)))
+                if len(waiting) >= _BATCHES_AHEAD * batch_size:
+                    break
+            if not waiting:
+                return
+            group = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+            if first:  # few images need no large batch
+                batch_size = min(batch_size, 1 << (len(group) - 1).bit_length())
+                first = False
+            yield from _decoded(model, group, batch_size)
+
+
+def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate: float = 1e-6,
+                   evenness_threshold: float | None = None) -> Iterator[Row]:
+    """Adds to each row the verdict of `fpgan.attribution.attribute`; rows that could not be read get none."""
+    rows = iter(rows)
+    while group := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+        known = [row for row in group if row.logits is not None]
+        logits = np.reshape([row.logits for row in known], (len(known), registry.n_bits))  # [K, n]
+        verdicts = iter(attribute(logits, registry, false_positive_rate, evenness_threshold))
+        for row in group:
+            yield row if row.logits is None else replace(row, verdict=next(verdicts))
+
+
+def _read(source: str | bytes | FpganError, resolution: int) -> tuple[np.ndarray | None, bool, str | None]:
+    """Returns the image, whether it was resized, and what went wrong; in a thread."""
+    try:
+        if isinstance(source, FpganError):
+            raise source
+        return *read_image(source, resolution), None
+    except FpganError as error:
+        return None, False, str(error)
+
+
+def _decoded(model, group: list[tuple[str, Future]], batch_size: int) -> Iterator[Row]:
+    """Decodes one group of images, which may hold unreadable ones."""
+    results = [(name, *future.result()) for name, future in group]
+    images = [image for _, image, _, _ in results if image is not None]
+    logits = iter(model.decode(np.stack(images), batch_size=batch_size) if images else ())
+    for name, image, resized, error in results:
+        yield Row(name, None if image is None else next(logits), resized, error)

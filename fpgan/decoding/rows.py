@@ -1,0 +1,91 @@
+"""What was read from images, a row for each: as values, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fpgan.attribution.verdict import Verdict, evenness
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What was read from one image.
+
+    Attributes:
+      file: its path; record i of an array_record file is `path#i`.
+      logits: float32 [n_bits], or None when the image could not be read.
+      resized: whether it had another size than the model's images.
+      error: why it could not be read, or None.
+      verdict: whose it is, if that was asked.
+    """
+
+    file: str
+    logits: np.ndarray | None = None
+    resized: bool = False
+    error: str | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The bits read (logit > 0), in hexadecimal digits."""
+        return np.packbits(self.logits > 0).tobytes().hex()[:-(-len(self.logits) // 4)]
+
+    @property
+    def confidence(self) -> float:
+        """How sure the decoder is of its bits: the mean of |2 sigmoid(logit) - 1|, 0 (guessing) to 1."""
+        return float(np.abs(np.tanh(self.logits.astype(np.float64) / 2)).mean())
+
+    @property
+    def evenness(self) -> float:
+        """How alike the logits' magnitudes are (`fpgan.attribution.evenness`), for a model's `evenness_threshold`."""
+        return float(evenness(self.logits))
+
+    def columns(self, with_verdict: bool) -> dict:
+        """The row as plain values, None where nothing is known."""
+        known, verdict = self.logits is not None, self.verdict
+        whose = {"verdict": verdict and str(verdict.kind), "user": verdict and verdict.user,
+                 "matches": verdict and verdict.matches, "log10_p": verdict and round(verdict.log10_p, 4)}
+        return {"file": self.file} | (whose if with_verdict else {}) | {
+            "fingerprint": self.fingerprint if known else None,
+            "confidence": round(self.confidence, 4) if known else None,
+            "evenness": round(self.evenness, 4) if known else None,
+            "resized": self.resized, "error": self.error}
+
+
+@dataclass
+class Tally:
+    """Counts over rows: images read, resized ones, failed ones, and verdicts by kind."""
+
+    read: int = 0
+    resized: int = 0
+    failed: int = 0
+    verdicts: Counter = field(default_factory=Counter)
+
+    def add(self, row: Row) -> None:
+        """Counts one row."""
+        self.read += row.error is None
+        self.failed += row.error is not None
+        self.resized += row.resized
+        if row.verdict is not None:
+            self.verdicts[row.verdict.kind] += 1
+
+    def add_all(self, other: Tally) -> None:
+        """Counts what another one has counted."""
+        self.read += other.read
+        self.failed += other.failed
+        self.resized += other.resized
+        self.verdicts.update(other.verdicts)
+
+
+def write_rows(rows: Iterable[Row], *sinks: Callable[[Row], None]) -> Tally:
+    """Passes each row to each sink, and counts."""
+    tally = Tally()
+    for row in rows:
+        for sink in sinks:
+            sink(row)
+        tally.add(row)
+    return tally

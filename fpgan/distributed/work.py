@@ -1,0 +1,116 @@
+"""Work in shards for processes that do not talk to each other: whose shard is which, and who is at work on it.
+
+Process p of N has the shards p, p + N, p + 2 N, ... A shard that is being made has a file, its claim, that the process
+at work holds locked (flock). The lock ends with the process, however that ends, so another one can go on; and processes
+of two jobs at once, say of an old one that was not stopped and of a new one with another N, do not meet in a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from fpgan.errors import FpganError
+from fpgan.io.files import create_file, lock, read_json, reason, writing
+
+_POLL = 1.0  # seconds between looks at a shard that another process holds
+
+
+def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
+    """Marks a folder as that of one piece of work, or makes sure that it is that already.
+
+    Args:
+      folder: new, empty, or used for the same before.
+      name: path in the folder of the JSON file that says what it is for.
+      wanted: the content of this file; its first entry says what kind of work it is.
+
+    Raises:
+      FpganError: the folder holds something else, or another piece of work.
+    """
+    folder, path = Path(folder), Path(folder) / name
+    try:
+        if folder.exists() and not path.exists():
+            foreign = [there for there in os.listdir(folder) if there[0] != "." and there != Path(name).parts[0]]
+            if foreign and not path.exists():  # another process may have begun just now
+                raise FpganError(f"{folder} holds other files, {min(foreign)!r} for one; choose another folder")
+        if not path.exists():
+            create_file(path, json.dumps(wanted, indent=1).encode() + b"\n")
+        found = read_json(path, "; choose another folder")
+    except OSError as error:
+        raise FpganError(f"{path}: cannot be read ({reason(error)}); choose another folder") from error
+    kind = next(iter(wanted))
+    if found.get(kind) != wanted[kind]:
+        raise FpganError(f"{path} is not of this command, or of another fpgan; choose another folder")
+    differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    told = [f"other {key.removesuffix('_sha256')}" if key.endswith("_sha256") else
+            f"{key} {found.get(key)}, not {wanted.get(key)}" for key in differing]
+    if told:
+        raise FpganError(f"{folder} was begun with other arguments: {'; '.join(told)}. Choose another folder, or give the "
+                         "same arguments to go on")
+
+
+class Claim:
+    """The file of a shard that this process alone is making.
+
+    Attributes:
+      file: open for reading and appending, unbuffered.
+      taken_over: whether an earlier process left it behind.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, taken_over: bool):
+        self.file, self.taken_over = file, taken_over
+        self._path = path
+
+    def release(self) -> None:
+        """Lets go; the file stays for whoever goes on."""
+        self.file.close()
+
+    def remove(self) -> None:
+        """Removes the file, the shard being done, and lets go."""
+        self._path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def claim(path: str | os.PathLike) -> Claim | None:
+    """Claims a shard by the path of its claim; None when a living process has it.
+
+    Raises:
+      FpganError: the file cannot be made, or this file system has no locks.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken_over = path.exists()
+            file = open(path, "a+b", buffering=0)
+            try:
+                if not lock(file):
+                    file.close()
+                    return None
+                # Between opening and locking, the holder may have finished and removed the file.
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return Claim(path, file, taken_over)
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+
+def wait_for_claim(path: str | os.PathLike, finished: Callable[[], bool]) -> Claim | None:
+    """Claims a shard once the process that has it lets go; None when it is finished."""
+    while not finished():
+        if claimed := claim(path):
+            return claimed
+        time.sleep(_POLL)
+    return None
+
+
+def shard_name(number: int, total: int) -> str:
+    """The name of a shard of `total`: "00003-of-00010"; in alphabetical order up to 10^5 shards."""
+    return f"{number:05d}-of-{total:05d}"

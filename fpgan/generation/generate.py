@@ -1,0 +1,213 @@
+"""Generating sets of images, in any number of processes and after any number of kills: always the same bytes.
+
+Each process makes the shards of its share, one after the other (see `fpgan.distributed.work`). Of a shard, batches of fixed
+size go through stages that work at the same time: the device generates, threads encode (and write, if every image is a
+file), this thread appends to the journal of the shard (see `fpgan.generation.shards`), and another one finishes the shard
+before. What is not in a journal when a process is killed is made again: the batches on their way, at most IN_FLIGHT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from fpgan.distributed.environment import Share, cpu_count
+from fpgan.distributed.work import Claim, begin, claim, wait_for_claim
+from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
+from fpgan.generation.shards import KINDS, Shard
+from fpgan.io.files import is_temporary
+
+IN_FLIGHT = 4  # batches that are generated or encoded at the same time
+_GENERATING = 2  # of them on the device: one computes while another comes back
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a process did.
+
+    Attributes:
+      total: images of its share.
+      made: how many of them it made; the others were there.
+      set_total: images of the whole set.
+      missing_shards: shards of the whole set that are not finished: other processes are making them, or were killed.
+    """
+
+    total: int
+    made: int
+    set_total: int
+    missing_shards: int
+
+
+def generate_set(model, users: Sequence[str | None], fingerprints, folder: str | os.PathLike, *, per_user: int, seed: int,
+                 container: str = "files", encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE,
+                 share: Share | None = None, workers: int | None = None,
+                 progress: Callable[[int, int], None] | None = None,
+                 report: Callable[[str], None] | None = None) -> Outcome:
+    """Generates this process's share of a set of images, going on where earlier processes ended.
+
+    Args:
+      model: a Model.
+      users: U distinct user ids; None for a fingerprint without a user.
+      fingerprints: U of them, in any form that `as_bits` takes.
+      folder: a new or empty folder, or one that was used with the same arguments; one file system for all processes.
+      per_user: images of each instance.
+      seed: image k of every instance has the latent seed (seed + k) mod 2^32.
+      container: "files" for a file per image, "array_record" for shards of records.
+      encoding: "png", or "webp" (lossless).
+      batch_size: images per call of the compiled program; equal bytes are promised for equal batch sizes.
+      shard_size: images per shard.
+      share: which process of how many this is; the only one by default.
+      workers: threads that encode and write; as many as there are CPU cores by default.
+      progress: called with (images done, images in all) of this share.
+      report: is told in a line when this process waits for another.
+
+    Raises:
+      FpganError: the folder holds something else, an argument is out of range, or a package is not installed; nothing is
+        written then.
+    """
+    folder = Path(folder)
+    what = sample_set(model, users, fingerprints, per_user=per_user, seed=seed, container=container, encoding=encoding,
+                      batch_size=batch_size, shard_size=shard_size)
+    begin(folder, SETTINGS, what.settings.to_dict())
+    with _threads(workers or cpu_count()) as threads:
+        work = _Work(model, folder, what, share or Share(), threads, progress)
+        work.run(report or (lambda line: None))
+    missing = what.settings.shards - len(finished_shards(folder, what.settings))
+    if not missing:
+        _tidy(folder, what)
+    return Outcome(work.total, work.made, what.settings.total, missing)
+
+
+class _Threads(NamedTuple):
+    """Those that generate, the `workers` that encode, and the one that finishes shards."""
+
+    device: Executor
+    encoders: Executor
+    workers: int
+    finisher: Executor
+
+
+@contextlib.contextmanager
+def _threads(workers: int) -> Iterator[_Threads]:
+    with (ThreadPoolExecutor(1) as finisher, ThreadPoolExecutor(workers) as encoders,
+          ThreadPoolExecutor(_GENERATING) as device):
+        yield _Threads(device, encoders, workers, finisher)
+
+
+class _Work:
+    """What one process does for a set."""
+
+    def __init__(self, model, folder: Path, what: SampleSet, share: Share, threads: _Threads,
+                 progress: Callable[[int, int], None] | None):
+        self.model, self.folder, self.what, self.settings, self.threads = model, folder, what, what.settings, threads
+        self.shards = share.shards(self.settings.shards)
+        self.total = sum(len(self.settings.samples(shard)) for shard in self.shards)
+        self.done = self.made = 0
+        self.progress = progress or (lambda done, total: None)
+
+    def run(self, report: Callable[[str], None]) -> None:
+        """Makes all shards of the share that nobody else is making, and at last waits for those that somebody is."""
+        finished = finished_shards(self.folder, self.settings)
+        self.done = sum(len(self.settings.samples(shard)) for shard in self.shards if shard in finished)
+        held: list[int] = []
+        self._make(self._claimed([shard for shard in self.shards if shard not in finished], held))
+        for number in held:  # one at a time, with nothing else in hand: two processes may be waiting for each other's
+            report(f"waiting for shard {number}, which another process is making")
+            taken = wait_for_claim(self._journal(number), partial(self._is_finished, number))
+            if taken is None:
+                self._count(len(self.settings.samples(number)), made=0)
+            else:
+                self._make(self._opened(number, taken))
+
+    def _make(self, shards: Iterator[Shard]) -> None:
+        """Sends the batches of shards through the stages."""
+        in_flight: deque[tuple[Shard, range, Future]] = deque()
+        finishing: deque[Future] = deque()
+        begun: list[Shard] = []
+        try:
+            for shard in shards:
+                begun.append(shard)
+                for numbers in shard.batches():
+                    in_flight.append((shard, numbers, self.threads.device.submit(self._generate, shard, numbers)))
+                    if len(in_flight) == IN_FLIGHT:
+                        self._write(*in_flight.popleft(), finishing)
+            while in_flight:
+                self._write(*in_flight.popleft(), finishing)
+            for shard_is_done in finishing:
+                shard_is_done.result()
+        finally:
+            for _, _, batch in in_flight:
+                batch.cancel()
+            wait(finishing)
+            for shard in begun:
+                shard.release()
+
+    def _generate(self, shard: Shard, numbers: range) -> list[Future]:
+        """Generates a batch, and hands it to the encoding threads in slices."""
+        bits, seeds = self.what.inputs(numbers)
+        images = self.model.generate(bits, seeds, batch_size=self.settings.batch_size)
+        size = -(-len(images) // self.threads.workers)
+        return [self.threads.encoders.submit(shard.encode, numbers[start], images[start:start + size])
+                for start in range(0, len(images), size)]
+
+    def _write(self, shard: Shard, numbers: range, batch: Future, finishing: deque[Future]) -> None:
+        """Waits for a batch and records it; has the shard finished if this was its last."""
+        shard.append([entry for encoded in batch.result() for entry in encoded.result()])
+        if numbers.stop == shard.samples.stop:
+            finishing.append(self.threads.finisher.submit(shard.finish))
+            if len(finishing) > 1:
+                finishing.popleft().result()
+        self._count(len(numbers), made=len(numbers))
+
+    def _claimed(self, numbers: Sequence[int], held: list[int]) -> Iterator[Shard]:
+        """Claims and opens shards; puts those that another process has into `held`."""
+        for number in numbers:
+            taken = claim(self._journal(number))
+            if taken is None:
+                held.append(number)
+            else:
+                yield from self._opened(number, taken)
+
+    def _opened(self, number: int, taken: Claim) -> Iterator[Shard]:
+        """Opens a claimed shard, unless there is nothing more to generate."""
+        if self._is_finished(number):  # by another process, just before
+            taken.remove()
+            self._count(len(self.settings.samples(number)), made=0)
+            return
+        shard = KINDS[self.settings.container](self.folder, self.what, number, taken)
+        if shard.next == shard.samples.stop:
+            shard.finish()
+        self._count(shard.next - shard.samples.start, made=0)
+        if shard.next < shard.samples.stop:
+            yield shard
+
+    def _journal(self, number: int) -> Path:
+        return self.folder / self.settings.journal_file(number)
+
+    def _is_finished(self, number: int) -> bool:
+        return (self.folder / self.settings.manifest_file(number)).exists() and (
+            self.settings.container == "files" or (self.folder / self.settings.record_file(number)).exists())
+
+    def _count(self, images: int, made: int) -> None:
+        self.done += images
+        self.made += made
+        if images:
+            self.progress(self.done, self.total)
+
+
+def _tidy(folder: Path, what: SampleSet) -> None:
+    """Removes from a complete set what killed processes left: journals of finished shards, half-written files."""
+    for shard in range(what.settings.shards):
+        journal = folder / what.settings.journal_file(shard)
+        if journal.exists() and (left := claim(journal)):
+            left.remove()
+    for place in (folder, folder / MANIFEST):
+        for name in filter(is_temporary, os.listdir(place)):
+            (place / name).unlink(missing_ok=True)

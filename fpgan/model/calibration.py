@@ -1,0 +1,42 @@
+"""How even the logits of a model's own images are, beside those of its training images."""
+
+import numpy as np
+
+from fpgan.attribution.verdict import evenness
+from fpgan.errors import FpganError
+from fpgan.model.model import Model
+
+LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
+
+
+def evenness_threshold(model: Model, config, count: int = 512) -> float | None:
+    """An evenness of logits that tells the model's own images from its training images.
+
+    It is empirical; the p-value of an attribution does not depend on it.
+
+    Args:
+      model: the model.
+      config: the training config, for data and seed.
+      count: images of each kind.
+
+    Returns:
+      The midpoint between the 99th percentile over training images and the first percentile over generated images. None
+      where the training images are not at hand, the decoder reads its own images too poorly for any such claim (as in a
+      model trained without fingerprints), or the percentiles are the other way round.
+    """
+    from fpgan.data.sources import open_source
+
+    try:
+        source = open_source(config.data)
+    except FpganError:
+        return None
+    rng = np.random.default_rng(config.seed)
+    bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
+    own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
+    others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])
+    logits = model.decode(own)
+    low = np.percentile(evenness(logits), 1)
+    high = np.percentile(evenness(model.decode(others)), 99)
+    if np.mean((logits > 0) == bits) < LEAST_ACCURACY or low <= high:
+        return None
+    return float((low + high) / 2)

@@ -1,0 +1,200 @@
+"""A model directory: its files, their schema, the hash that identifies a model.
+
+It holds `config.json` (format version, architecture, training data and licence, metrics) and `model.safetensors`
+(parameters of the generator's moving average and of the decoder). Beside them there may be a
+`discriminator.safetensors`, from which training can go on. Nothing in it is executed.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.flax import save as safetensors_bytes
+
+from fpgan.errors import FpganError
+from fpgan.io.files import write_file
+from fpgan.networks import parameters
+from fpgan.networks.config import NetworkConfig
+
+FORMAT_VERSION = 1
+DEFAULT_MODEL = "robohash32"
+SHIPPED = Path(__file__).parent / "shipped"
+_DTYPES = {"F32": np.float32, "BF16": jnp.bfloat16, "F16": np.float16}  # of stored arrays
+NETWORKS = ("generator", "decoder")  # in model.safetensors
+
+
+def find(name_or_path: str | os.PathLike) -> Path:
+    """The directory of a shipped model's name, or of a path; raises FpganError if there is none."""
+    path = Path(name_or_path)
+    if not path.is_dir() and os.sep not in str(name_or_path):
+        path = SHIPPED / str(name_or_path)
+    if not path.is_dir():
+        names = ", ".join(shipped_models()) or "none"
+        raise FpganError(f"no model {str(name_or_path)!r}; expected the path of a model directory, "
+                         f"or a shipped model: {names}")
+    return path
+
+
+def record_metrics(name_or_path: str | os.PathLike, metrics: dict) -> None:
+    """Writes measured numbers into a model's config.json; architecture, parameters and hash stay as they are."""
+    path = find(name_or_path)
+    info = read_info(path) | {"metrics": metrics}
+    write_file(path / "config.json", (json.dumps(info, indent=2) + "\n").encode())
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that ship inside the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
+def check_place(path: str | os.PathLike) -> None:
+    """Raises FpganError if a model cannot be saved here, because something else than a model is there."""
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise FpganError(f"{path} exists and is no model directory; give another path, or remove it")
+
+
+def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, info: dict) -> None:
+    """Writes a model directory at once or not at all.
+
+    Args:
+      path: the directory; an older model there is replaced, anything else is not.
+      config: the architecture.
+      params: {"generator", "decoder"} -> nested dict of arrays; a "discriminator", if there, gets a file of its own.
+      info: what else config.json shall say: name, training, metrics ...; plain JSON values.
+
+    Raises:
+      FpganError: if the path exists and is no model directory.
+    """
+    path = Path(path)
+    check_place(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        (temporary / "model.safetensors").write_bytes(params_bytes(params))
+        if "discriminator" in params:
+            (temporary / "discriminator.safetensors").write_bytes(params_bytes(params, ("discriminator",)))
+        text = json.dumps({"format_version": FORMAT_VERSION} | info | {"network": config.to_dict()}, indent=2)
+        (temporary / "config.json").write_text(text + "\n")
+        temporary.chmod(0o755)
+        if path.exists():
+            replaced = {"model.safetensors", "config.json", "discriminator.safetensors"}
+            for kept in set(p.name for p in path.iterdir()) - replaced:
+                os.replace(path / kept, temporary / kept)
+            old = temporary.with_name(temporary.name + "-old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_discriminator(path: str | os.PathLike) -> dict | None:
+    """Reads the discriminator that was saved beside a model.
+
+    Args:
+      path: the model directory.
+
+    Returns:
+      Nested dict of float32 arrays, or None if there is none.
+
+    Raises:
+      FpganError: if the file is damaged, or does not fit config.json.
+    """
+    config = NetworkConfig.from_dict(read_info(Path(path))["network"])
+    file = Path(path) / "discriminator.safetensors"
+    return read_params(file, read_bytes(file), config, ("discriminator",))["discriminator"] if file.exists() else None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file of a model directory; raises FpganError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FpganError(f"cannot read {path}: {error.strerror}; a model directory holds config.json and model.safetensors"
+                         ) from None
+
+
+def read_info(path: Path) -> dict:
+    """Reads the config.json of a model directory; raises FpganError if it is damaged, or of a newer format."""
+    damaged = FpganError(f"{path / 'config.json'} is damaged or no model description; export the model again")
+    try:
+        info = json.loads(read_bytes(path / "config.json"))
+    except ValueError:
+        raise damaged from None
+    version = info.get("format_version") if isinstance(info, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FpganError(f"{path} has format version {version}, this fpgan reads up to {FORMAT_VERSION}; upgrade fpgan")
+    if not isinstance(version, int) or not isinstance(info.get("network"), dict):
+        raise damaged
+    return info
+
+
+def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
+    """Reads the arrays of a safetensors file, which have to be those of these networks, as float32."""
+    try:
+        arrays = dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
+    except SafetensorError as error:
+        raise FpganError(f"{path} is damaged or truncated ({error}); copy or export the model again") from None
+    expected = param_shapes(config, networks)
+    found = {name: tuple(array["shape"]) for name, array in arrays.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape "
+                             f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; "
+                             "export the model again")
+    for name, array in arrays.items():
+        if array["dtype"] not in _DTYPES:
+            raise FpganError(f"{path}: array {name!r} is of type {array['dtype']}, expected one of {', '.join(_DTYPES)}; "
+                             "export the model again")
+    return _unflatten({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
+                                         jnp.float32) for name, array in arrays.items()})
+
+
+@functools.cache
+def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
+    shapes = parameters.param_shapes(config, networks)
+    return {name: array.shape for name, array in _flatten(shapes).items()}
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _unflatten(arrays: dict) -> dict:
+    tree: dict = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def params_bytes(params: dict, networks: tuple[str, ...] = NETWORKS) -> bytes:
+    """Returns the content of a safetensors file with the parameters of these networks."""
+    parts = {name: params[name] for name in networks}
+    return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(_flatten(parts).items())})
+
+
+def model_hash(config: NetworkConfig, content: bytes) -> str:
+    """Returns the 16 hexadecimal digits that identify an architecture and the content of a model.safetensors."""
+    # The fields that are not the defaults: a field that a later version adds changes no hash.
+    default = NetworkConfig().to_dict()
+    fields = {key: value for key, value in config.to_dict().items() if value != default[key]}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    digest.update(content)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""A trained model in memory: architecture, parameters, and its two compiled programs, `generate` and `decode`."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from fpgan.errors import FpganError
+from fpgan.fingerprint import as_bits
+from fpgan.io.images import to_uint8
+from fpgan.model.format import DEFAULT_MODEL, find, model_hash, params_bytes, read_bytes, read_info, read_params, save_model
+from fpgan.model.programs import decode_program, generate_program, in_batches
+from fpgan.networks.config import NetworkConfig
+
+MAX_SEED = 2**32 - 1
+
+
+def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
+    """Loads a model that ships with fpgan, by name, or any model directory, by path.
+
+    Args:
+      name_or_path: a name such as "robohash32", or the path of a directory with config.json and model.safetensors.
+
+    Raises:
+      FpganError: if there is no such model, or its files are damaged, do not fit together, or are of a newer format.
+    """
+    path = find(name_or_path)
+    info = read_info(path)
+    config = NetworkConfig.from_dict(info["network"])
+    content = read_bytes(path / "model.safetensors")
+    params = read_params(path / "model.safetensors", content, config)
+    return Model(config, params, info, model_hash(config, content))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A fingerprinted generator and its decoder.
+
+    Attributes:
+      config: the architecture.
+      params: {"generator", "decoder"} -> nested dict of float32 arrays.
+      info: what config.json says: name, training data and licence, metrics.
+      hash: 16 hexadecimal digits that identify architecture and parameters.
+    """
+
+    config: NetworkConfig
+    params: dict
+    info: dict
+    hash: str
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.info.get("name", "unnamed")
+
+    @property
+    def n_bits(self) -> int:
+        """Number of bits of a fingerprint."""
+        return self.config.fingerprint_bits
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.config.resolution
+
+    def generate(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
+                 batch_size: int = 16) -> np.ndarray:
+        """Generates 8-bit images: one instance of the model per fingerprint, one latent per seed.
+
+        Args:
+          fingerprints: a Fingerprint, its hex digits or its bits [n], for all images; or one per image.
+          seeds: an integer in [0, 2^32) for all images, or one per image.
+          labels: for a conditional model, the class in [0, label_size) for all images, or one per image; None draws each
+            from its seed.
+          batch_size: images per call of the compiled program; the last batch is padded.
+
+        Returns:
+          uint8 [N, R, R, channels]. Equal (fingerprint, seed) give equal bytes at one batch size, and differ by at most one
+          grey level between batch sizes.
+
+        Raises:
+          FpganError: if lengths or ranges do not fit.
+        """
+        return to_uint8(self.generate_float(fingerprints, seeds, labels=labels, batch_size=batch_size))
+
+    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
+                       batch_size: int = 16) -> np.ndarray:
+        """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
+        bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
+        inputs = {"fingerprints": bits, "seeds": _check_seeds(seeds)}
+        if labels is not None:
+            inputs["labels"] = _check_labels(labels, self.config.label_size)
+        inputs = _broadcast(inputs)
+        program = functools.partial(generate_program(self.config), self.params["generator"])
+        size = self.resolution
+        return in_batches(program, inputs, batch_size, (size, size, self.config.channels))
+
+    def decode(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+        """Reads the fingerprint's bits from images, whoever made them.
+
+        Args:
+          images: uint8 [N, R, R, channels], or floats in [-1, 1].
+          batch_size: images per call of the compiled program; the last batch is padded.
+
+        Returns:
+          Logits float32 [N, n]: positive for a 1, negative for a 0, the larger the surer.
+
+        Raises:
+          FpganError: if the images have another shape or type.
+        """
+        images = np.asarray(images)
+        expected = (self.resolution, self.resolution, self.config.channels)
+        if images.shape[1:] != expected or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+            raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected "
+                             f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
+        images = images if images.dtype == np.uint8 else images.astype(np.float32)
+        program = functools.partial(decode_program(self.config), self.params["decoder"])
+        return in_batches(program, (images,), batch_size, (self.n_bits,))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model directory: to a temporary name first, then renamed, replacing an older model there."""
+        save_model(path, self.config, self.params, self.info)
+
+
+def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
+    """A model of parameters in memory, for instance of a training run."""
+    return Model(config, params, info, model_hash(config, params_bytes(params)))
+
+
+def _check_seeds(seeds) -> np.ndarray:
+    seeds = np.atleast_1d(np.asarray(seeds))
+    if seeds.ndim != 1 or (seeds.size and seeds.dtype.kind not in "iu"):
+        raise FpganError(f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected one integer, or a list of integers")
+    if seeds.size and (seeds.min() < 0 or seeds.max() > MAX_SEED):
+        raise FpganError(f"seeds from {seeds.min()} to {seeds.max()}; expected integers in [0, {MAX_SEED}]")
+    return seeds.astype(np.uint32)
+
+
+def _check_labels(labels, size: int) -> np.ndarray:
+    labels = np.atleast_1d(np.asarray(labels))
+    if not size:
+        raise FpganError("labels for a model without classes; leave them out")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() < size):
+        raise FpganError(f"labels {str(labels.tolist())[:40]}; expected a class, an integer in [0, {size - 1}], or a list")
+    return labels.astype(np.int32)
+
+
+def _broadcast(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Repeats arrays of length 1 to the length of the others."""
+    lengths = {len(array) for array in arrays.values()} - {1}
+    if len(lengths) > 1:
+        given = " and ".join(f"{len(array)} {name}" for name, array in arrays.items())
+        raise FpganError(f"{given}; expected as many of one as of the other, or one")
+    count = lengths.pop() if lengths else 1
+    return tuple(np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays.values())

@@ -1,0 +1,88 @@
+"""Generating and decoding as pure functions of parameters, and as compiled programs over batches."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fpgan.errors import FpganError
+from fpgan.networks.config import NetworkConfig
+from fpgan.networks.decoder import Decoder
+from fpgan.networks.generator import Generator
+
+
+def generate_fn(config: NetworkConfig) -> Callable:
+    """The generator as a pure function of parameters, bits and seeds.
+
+    Args:
+      config: the architecture.
+
+    Returns:
+      f(params, bits float32 [B, n], seeds uint32 [B], labels int32 [B] = None) -> images float32 [B, R, R, channels]. The
+      latent and the noise of an image depend on its own seed alone; so does, in a conditional model, its label if none is
+      given.
+    """
+    def draw(seed):
+        latent, noise = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+        return jax.random.normal(latent, (config.latent_size,)), noise
+
+    def draw_label(seed):
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 2)
+        return jax.random.randint(key, (), 0, config.label_size)
+
+    def generate(params, bits, seeds, labels=None):
+        latents, noise_keys = jax.vmap(draw)(seeds)
+        one_hot = None
+        if config.label_size:
+            one_hot = jax.nn.one_hot(jax.vmap(draw_label)(seeds) if labels is None else labels, config.label_size)
+        return Generator(config).apply({"params": params}, latents, bits, noise_keys, one_hot)
+
+    return generate
+
+
+def decode_fn(config: NetworkConfig) -> Callable:
+    """The decoder as a pure function: f(params, images float32 [B, R, R, channels] in [-1, 1]) -> logits float32 [B, n]."""
+    return lambda params, images: Decoder(config).apply({"params": params}, images)[0]
+
+
+@functools.cache
+def generate_program(config: NetworkConfig):
+    """Compiles `generate_fn`, once for an architecture."""
+    return jax.jit(generate_fn(config))
+
+
+@functools.cache
+def decode_program(config: NetworkConfig):
+    """Compiles `decode_fn`, once for an architecture; it takes uint8 images too."""
+    def decode(params, images):
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) * (2 / 255) - 1
+        return decode_fn(config)(params, images)
+    return jax.jit(decode)
+
+
+def in_batches(program: Callable, arrays: tuple, batch_size: int, result_shape: tuple) -> np.ndarray:
+    """Runs a compiled program over batches of one fixed size; the next batch is dispatched before the last is fetched."""
+    if batch_size < 1:
+        raise FpganError(f"batch size {batch_size}; expected 1 or more")
+    count = len(arrays[0])
+    result = np.empty((count, *result_shape), np.float32)
+    pending = None
+    for start in range(0, count, batch_size):
+        parts = [array[start:start + batch_size] for array in arrays]
+        missing = batch_size - len(parts[0])
+        parts = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) if missing else p for p in parts]
+        output = program(*parts)
+        if pending is not None:
+            _fetch(result, *pending)
+        pending = (start, output)
+    if pending is not None:
+        _fetch(result, *pending)
+    return result
+
+
+def _fetch(result: np.ndarray, start: int, output: jax.Array) -> None:
+    part = result[start:start + len(output)]
+    part[...] = np.asarray(output)[:len(part)]

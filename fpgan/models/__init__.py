@@ -1,1 +1,0 @@
-"""Models that ship with fpgan; see fpgan.load."""
