@@ -14,7 +14,7 @@ and the discriminator softplus(D(fake)) + softplus(-D(real)) + gamma/2 |grad D(r
 import jax
 import jax.numpy as jnp
 
-from fpgan.networks.layers import blur
+from fpgan.networks.resampling import blur
 
 
 def generator_adversarial(fake_scores: jax.Array) -> jax.Array:
