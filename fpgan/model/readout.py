@@ -50,7 +50,7 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
       FpganError: fewer than LEAST_FIT images, or too many features.
     """
     width = len(params["decoder"]["output"]["weight"])
-    features = width + config.decoder_linear * config.resolution**2 * config.channels
+    features = width + (len(params["decoder"]["linear"]["patterns"]) if config.decoder_linear else 0)
     batches = count // BATCH
     if count < LEAST_FIT:
         raise FpganError(f"there are {count} images to fit a reader to; expected {LEAST_FIT} or more")

@@ -34,6 +34,9 @@ class NetworkConfig:
         parameters.
       decoder_linear_gain: factor on the filtered image, and so on the speed at which the linear reading learns. 8 brings
         what the filter leaves near unit variance.
+      decoder_linear_levels: number of scales that the linear reading sees: the high-pass filtered image, then that of the
+        low-pass filtered image at half the resolution, and so on (a Laplacian pyramid, Burt and Adelson 1983). What JPEG,
+        blur and resizing leave of a fingerprint is in the coarser ones.
       discriminator_channel_base, discriminator_channel_max: the same for the discriminator; 0 likewise.
       mapping_layers: dense layers from bits to style. 1 is a linear map, without activation; the paper has 8.
       mapping_lr_multiplier: factor on weights and biases of the mapping, which scales their learning rate.
@@ -65,6 +68,7 @@ class NetworkConfig:
     decoder_features: int = 0
     decoder_linear: bool = False
     decoder_linear_gain: float = 8.0
+    decoder_linear_levels: int = 1
     discriminator_channel_base: int = 0
     discriminator_channel_max: int = 0
     mapping_layers: int = 8
@@ -83,6 +87,8 @@ class NetworkConfig:
         r = self.resolution
         _require(isinstance(r, int) and r >= 8 and r & (r - 1) == 0, "resolution", r, "a power of two, 8 or more")
         _require(8 <= self.fingerprint_bits <= 512, "fingerprint_bits", self.fingerprint_bits, "8 to 512")
+        _require(1 <= self.decoder_linear_levels and 4 << self.decoder_linear_levels <= 2 * r, "decoder_linear_levels",
+                 self.decoder_linear_levels, "1 or more, with 4 or more pixels at the coarsest")
         _require(self.mapping_layers >= 1, "mapping_layers", self.mapping_layers, "1 or more")
         for name, allowed in (("bit_coding", BIT_CODINGS), ("noise", NOISE_KINDS),
                               ("minibatch_stddev_order", GROUP_ORDERS), ("compute_dtype", COMPUTE_DTYPES)):

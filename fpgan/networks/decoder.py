@@ -29,6 +29,26 @@ class Correlation(nn.Module):
         return details @ (patterns / math.sqrt(details.shape[1])).astype(details.dtype)
 
 
+def laplacian_pyramid(images: jax.Array, levels: int) -> jax.Array:
+    """The details of images, from fine to coarse: what each low-pass filter takes away, at half the size of the one before.
+
+    Args:
+      images: [N, R, R, C].
+      levels: 1 or more; R is divisible by 2^(levels - 1).
+
+    Returns:
+      [N, R^2 C (1 + 1/4 + ...)].
+    """
+    n, details = images.shape[0], []
+    for level in range(levels):
+        low = blur(images)
+        details.append((images - low).reshape(n, -1))
+        if level + 1 < levels:
+            _, height, width, channels = low.shape
+            images = low.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    return jnp.concatenate(details, axis=1) if levels > 1 else details[0]
+
+
 class Decoder(nn.Module):
     """The decoder E: the discriminator's trunk without minibatch statistics, one dense head, and an optional correlation."""
 
@@ -60,13 +80,12 @@ class Decoder(nn.Module):
         return logits, latents
 
     def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the logits are linear in: the trunk's output [N, F], and the high-pass filtered image [N, D] (or D = 0)."""
+        """What the logits are linear in: the trunk's output [N, F], and the image's details [N, D] (or D = 0)."""
         c, n = self.config, images.shape[0]
         if not c.decoder_linear:
             return self.trunk(images), jnp.zeros((n, 0))
-        images = images.astype(jnp.float32)
-        details = c.decoder_linear_gain * (images - blur(images))
-        return self.trunk(images), details.reshape(n, -1)
+        details = c.decoder_linear_gain * laplacian_pyramid(images.astype(jnp.float32), c.decoder_linear_levels)
+        return self.trunk(images), details
 
 
 def with_reading(config: NetworkConfig, params: dict, weights: np.ndarray) -> dict:

@@ -18,7 +18,8 @@ _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images":
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
           "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.fit_images": 0,
-          "network.minibatch_stddev_group": 1}
+          "network.minibatch_stddev_group": 1, "network.decoder_linear_levels": 1,
+          "objective.visibility": 0.0, "objective.perturbed_share": 0.0, "curriculum.fingerprint_factor": 0.0}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -31,17 +32,20 @@ def default() -> ml_collections.ConfigDict:
         network=dict(
             resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
             channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
-            decoder_linear=False, decoder_linear_gain=8.0, discriminator_channel_base=0, discriminator_channel_max=0,
+            decoder_linear=False, decoder_linear_gain=8.0, decoder_linear_levels=1, discriminator_channel_base=0,
+            discriminator_channel_max=0,
             mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", fingerprint_strength=1.0,
             modulated_min=0, modulated_max=0, noise="random", minibatch_stddev_group=4,
             minibatch_stddev_order="contiguous", label_size=0, compute_dtype="float32"),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
             quantize=False, discriminator_noise=0.0,
+            visibility=0.0, perturbations="", perturbed_share=0.85,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
         curriculum=dict(bits_first=False, latent_scale=0.1, learning_rate_factor=2.5, start_accuracy=0.9,
-                        hold_accuracy=0.85, latent_images=50_000, ramp_images=100_000, accuracy_images=2_000),
+                        hold_accuracy=0.85, latent_images=50_000, ramp_images=100_000, accuracy_images=2_000,
+                        fingerprint_factor=1.0),
         optimizer=dict(generator_learning_rate=0.002, decoder_learning_rate=0.002, discriminator_learning_rate=0.002,
                        beta1=0.0, beta2=0.99, epsilon=1e-8, decay_images=0),
         batch_size=16,
@@ -120,6 +124,10 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
+    if config.objective.perturbations:
+        from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
+
+        parse_ranges(config.objective.perturbations)
     if config.data.resolution != config.network.resolution:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")

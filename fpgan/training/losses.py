@@ -14,6 +14,8 @@ and the discriminator softplus(D(fake)) + softplus(-D(real)) + gamma/2 |grad D(r
 import jax
 import jax.numpy as jnp
 
+from fpgan.networks.resampling import blur
+
 
 def generator_adversarial(fake_scores: jax.Array) -> jax.Array:
     """Non-saturating loss of the generator: softplus(-D(G(z, c))). [N] -> [N]."""
@@ -43,9 +45,26 @@ def fingerprint_cross_entropy(logits: jax.Array, bits: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.softplus(logits) - bits * logits, axis=-1)
 
 
-def consistency(images: jax.Array, other_images: jax.Array) -> jax.Array:
-    """Mean squared difference of two images of one latent under two fingerprints. [N, H, W, C] twice -> [N]."""
-    return jnp.mean(jnp.square(images - other_images), axis=(1, 2, 3))
+def consistency(images: jax.Array, other_images: jax.Array, visibility: float = 0.0) -> jax.Array:
+    """Mean squared difference of two images of one latent under two fingerprints.
+
+    A difference is seen in flat areas and hidden by texture: with `visibility` p, pixels weigh (1 + s / 0.1)^-p, s the
+    standard deviation of the images' mean in a 5x5 neighbourhood, over their mean weight.
+
+    Args:
+      images, other_images: [N, H, W, C] in [-1, 1].
+      visibility: p, 0 or more; 0 is the plain mean.
+
+    Returns:
+      [N].
+    """
+    squared = jnp.square(images - other_images)
+    if visibility:
+        mean = jax.lax.stop_gradient(images + other_images) / 2
+        variance = jnp.mean(blur(jnp.square(mean)) - jnp.square(blur(mean)), axis=-1, keepdims=True)  # [N, H, W, 1]
+        weight = (1 + jnp.sqrt(jax.nn.relu(variance)) / 0.1) ** -visibility
+        squared = squared * weight / jnp.mean(weight, axis=(1, 2), keepdims=True)
+    return jnp.mean(squared, axis=(1, 2, 3))
 
 
 def coarse_consistency(images: jax.Array, other_images: jax.Array, cell: int = 4) -> jax.Array:

@@ -170,6 +170,11 @@ def image_ramp(state: TrainState) -> jax.Array:
     return jnp.clip(state.progress - 1, 0, 1)
 
 
+def perturbation_level(state: TrainState) -> jax.Array:
+    """How strong the perturbations are, in [0, 1]: they grow with the latents, in the first stage of the curriculum."""
+    return jnp.clip(state.progress, 0, 1)
+
+
 def latent_scale(config, state: TrainState) -> jax.Array:
     """Standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the curriculum."""
     start = config.curriculum.latent_scale

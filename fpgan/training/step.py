@@ -25,6 +25,7 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
+from fpgan.perturbations.sampling import parse_ranges, perturb
 from fpgan.training import losses
 from fpgan.training.state import (
     TrainState,
@@ -32,6 +33,7 @@ from fpgan.training.state import (
     apply_gradients,
     image_ramp,
     latent_scale,
+    perturbation_level,
     update_averages,
 )
 
@@ -91,10 +93,10 @@ def generator_phase(setup: Setup, image_terms: bool, state: TrainState, images: 
     """Updates generator and decoder on the main objective, with or without its image terms; averages; curriculum."""
     del images
     inputs = draw_inputs(setup, state, "generator", setup.device_batch)
-    ramp = image_ramp(state)
+    ramp, level = image_ramp(state), perturbation_level(state)
 
     def objective(params):
-        terms = generator_terms(setup, params, state.params["discriminator"], inputs, image_terms)
+        terms = generator_terms(setup, params, state.params["discriminator"], inputs, image_terms, level)
         weights = term_weights(setup.config, ramp)
         return sum(weights[name] * jnp.mean(terms[name]) for name in weights if name in terms), terms
 
@@ -107,16 +109,20 @@ def generator_phase(setup: Setup, image_terms: bool, state: TrainState, images: 
     return state, scalars | {"progress": state.progress, "running_accuracy": state.accuracy}
 
 
-def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, image_terms: bool) -> dict:
+def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, image_terms: bool,
+                    level: jax.Array) -> dict:
     """Every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
 
     Without `image_terms` those that need the discriminator or a second fingerprint are left out; the latter also where both
-    consistencies weigh nothing.
+    consistencies weigh nothing. The decoder sees perturbed images, their strengths scaled by `level`.
     """
     network, bits = setup.network, inputs["fingerprints"]
     generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
     fakes = generate(bits, inputs["noise_keys"])
-    seen = quantize(fakes) if setup.config.objective.quantize else fakes
+    o = setup.config.objective
+    seen = quantize(fakes) if o.quantize else fakes
+    if o.perturbations:
+        seen = perturb(parse_ranges(o.perturbations), o.perturbed_share, seen, inputs["perturbation_keys"], level)
     logits, estimates = Decoder(network).apply({"params": params["decoder"]}, seen)
     terms = {
         "latent": losses.latent_reconstruction(inputs["latents"], estimates),
@@ -127,20 +133,24 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
     if image_terms:
         scores = Discriminator(network).apply({"params": discriminator}, blind(setup, fakes, inputs["pixels"]))
         terms["adversarial"] = losses.generator_adversarial(scores)
-    if image_terms and (setup.config.objective.consistency or setup.config.objective.coarse_consistency):
+    if image_terms and (o.consistency or o.coarse_consistency):
         others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
-        terms["consistency"] = losses.consistency(fakes, others)
+        terms["consistency"] = losses.consistency(fakes, others, o.visibility)
         terms["coarse_consistency"] = losses.coarse_consistency(fakes, others)
     return terms
 
 
 def term_weights(config, ramp: jax.Array) -> dict:
-    """The weight of every term; the curriculum holds back the image terms: their weight is multiplied by `ramp`."""
+    """The weight of every term; the curriculum holds back the image terms: their weight is multiplied by `ramp`.
+
+    That of the fingerprint falls, by the same ramp, from `curriculum.fingerprint_factor` times its value.
+    """
     o = config.objective
+    factor = 1 + (config.curriculum.fingerprint_factor - 1) * (1 - ramp)
     return {
         "adversarial": o.adversarial * ramp,
         "latent": o.latent,
-        "fingerprint": o.fingerprint,
+        "fingerprint": o.fingerprint * factor,
         "consistency": o.consistency * ramp,
         "coarse_consistency": o.coarse_consistency * ramp,
         "out_of_range": o.out_of_range,
@@ -225,7 +235,7 @@ def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict
     Returns:
       latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
       {0., 1.}; noise_keys [batch]; pixels [batch, R, R, channels] ~ N(0, 1), and another such real_pixels for the
-      discriminator. What a phase does not use, the compiler leaves out.
+      discriminator; perturbation_keys [batch] for the generator. What a phase does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
@@ -241,6 +251,8 @@ def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict
             "noise_keys": noise,
             "pixels": jax.random.normal(pixels, (network.resolution, network.resolution, network.channels)),
         }
+        if phase == "generator":
+            drawn["perturbation_keys"] = jax.random.fold_in(noise, 1)
         if phase == "discriminator":
             drawn["real_pixels"] = jax.random.normal(real_pixels, drawn["pixels"].shape)
         return drawn
