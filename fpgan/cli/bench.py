@@ -16,7 +16,7 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench scaling --config configs/robohash32.py --batch 32 --predict configs/celeba128.py
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
-apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
+apart. FLOPs are those of XLA's cost analysis, the peak is that of a large matrix product. `generate`
 is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
 do not compile again. `pipeline` makes whole sample sets beside generation and encoding alone.
 `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a CPU), and predicts a
