@@ -78,7 +78,8 @@ def test_wrong_files_are_named(tmp_path, text, message):
 def test_keys_of_older_versions_stay_readable(tmp_path):
     path = tmp_path / "old.py"
     path.write_text("from fpgan.training.config import default\n"
-                    "def get_config():\n  c = default(); c.objective.discriminator_noise = 0.5; c.export.fit_images = 2000; return c")
+                    "def get_config():\n  c = default()\n  c.objective.discriminator_noise = 0.5\n"
+                    "  c.export.fit_images = 2000\n  return c\n")
     config = configs.load(path)
     assert config.objective.instance_noise == 0.5 and config.export.readout_images == 2000
     assert configs.flatten(config).keys() == configs.flatten(configs.default()).keys()

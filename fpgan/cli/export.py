@@ -22,8 +22,8 @@ def add_arguments(parser):
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the stored parameters")
     parser.add_argument("--strength", type=float, help="factor on the strength of the fingerprint: less is harder to "
                         "see and to read (default: the config's export.strength)")
-    parser.add_argument("--readout-images", type=not_negative, help="fit the readout to so many generated images, 0 for none "
-                        "(default: the config's export.readout_images)")
+    parser.add_argument("--readout-images", type=not_negative, help="fit the readout to so many generated images, 0 for "
+                        "none (default: the config's export.readout_images)")
 
 
 def run(args) -> int:

@@ -141,8 +141,8 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
 
         if config.export.readout_images < LEAST_FIT:
-            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 for "
-                             "no fit")
+            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
+                             "for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
