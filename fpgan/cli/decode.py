@@ -67,12 +67,12 @@ def decode_into_folder(verb: str, question, args: argparse.Namespace):
                             batch_size=args.batch_size, workers=args.workers, share=share,
                             sinks=[warner(verb), row_counter(verb)],
                             report=lambda line: print(f"fpgan {verb}: {share}: {line}", file=sys.stderr))
-    there = outcome.tally.read + outcome.tally.failed - outcome.made
+    there = outcome.counts.read + outcome.counts.failed - outcome.made
     print(f"{outcome.made} images decoded, {there} were there" +
           (f" ({share}, of {outcome.images} images)" if share.count > 1 else "") +
           (f"; {outcome.missing_shards} parts of other processes are not finished" if outcome.missing_shards else
            f"; all parts are there: {args.out}"))
-    return outcome.tally
+    return outcome.counts
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,5 +88,5 @@ def run(args: argparse.Namespace) -> int:
     model = fpgan.load(args.model)
     rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
     with row_file(args.out, args.format, with_verdict=False) as write:
-        tally = write_rows(rows, write, warner("decode"), row_counter("decode"))
-    return finish("decode", tally, args.strict)
+        counts = write_rows(rows, write, warner("decode"), row_counter("decode"))
+    return finish("decode", counts, args.strict)

@@ -66,16 +66,16 @@ def warner(verb: str) -> Callable:
     return warn
 
 
-def finish(verb: str, tally, strict: bool) -> int:
+def finish(verb: str, counts, strict: bool) -> int:
     """Sums up on standard error what was not as usual, and returns the exit code.
 
     Returns:
       0; 1 when no image could be read, or with `strict` when any could not.
     """
-    if tally.failed or tally.resized:
-        print(f"fpgan {verb}: {tally.read} images read, {tally.resized} of them resized; {tally.failed} "
+    if counts.failed or counts.resized:
+        print(f"fpgan {verb}: {counts.read} images read, {counts.resized} of them resized; {counts.failed} "
               "could not be read", file=sys.stderr)
-    return int(bool(tally.failed and (strict or not tally.read)))
+    return int(bool(counts.failed and (strict or not counts.read)))
 
 
 def verdict_table(stream, name_width: int = 40) -> Callable:
@@ -95,10 +95,10 @@ def verdict_table(stream, name_width: int = 40) -> Callable:
     return show
 
 
-def print_verdicts(tally, meaning: str, stream) -> None:
+def print_verdicts(counts, meaning: str, stream) -> None:
     """Prints how often each verdict was given, and what the verdicts mean."""
-    counts = "; ".join(f"{kind}: {count}" for kind, count in sorted(tally.verdicts.items()))
-    print(f"\n{counts or 'no verdicts'}\n\n{meaning}", file=stream)
+    verdicts = "; ".join(f"{kind}: {count}" for kind, count in sorted(counts.verdicts.items()))
+    print(f"\n{verdicts or 'no verdicts'}\n\n{meaning}", file=stream)
 
 
 def positive(text: str) -> int:
