@@ -1,4 +1,4 @@
-"""The command line: what it imports, its exit codes, and three verbs on a model without networks."""
+"""The command line: what it imports, its exit codes, and three commands on a model without networks."""
 
 import argparse
 import importlib
@@ -47,16 +47,16 @@ def test_help_imports_nothing_heavy(arguments):
 def test_the_overview_names_every_verb(capsys):
     assert app.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {verb} " in shown for verb in app.VERBS)
+    assert all(f"\n  {command} " in shown for command in app.COMMANDS)
     assert app.main([]) == 0 and capsys.readouterr().out == shown
     assert app.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", app.VERBS)
-def test_every_verb_shows_a_worked_example(verb, capsys):
-    assert app.main([verb, "--help"]) == 0
+@pytest.mark.parametrize("command", app.COMMANDS)
+def test_every_command_shows_a_worked_example(command, capsys):
+    assert app.main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert f"  fpgan {verb} " in shown and "example:" in shown and max(map(len, shown.splitlines())) <= 100
+    assert f"  fpgan {command} " in shown and "example:" in shown and max(map(len, shown.splitlines())) <= 100
 
 
 def test_exit_codes(monkeypatch, capsys, model, tmp_path):
@@ -70,15 +70,15 @@ def test_exit_codes(monkeypatch, capsys, model, tmp_path):
     for error, code, text in ((KeyboardInterrupt, 130, "stopped"), (missing, 2, "fpgan[train]"),
                               (taken, 2, "fpgan train: error: run\\x1b/x: Not a directory\n"),
                               (OSError(28, "No space left"), 2, "fpgan train: error: No space left\n")):
-        monkeypatch.setattr(app, "_run", lambda verb, arguments, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(app, "_run", lambda command, arguments, error=error: (_ for _ in ()).throw(error))
         assert app.main(["train"]) == code and text in capsys.readouterr().err
-    monkeypatch.setattr(app, "_run", lambda verb, arguments: __import__("a_module_that_is_not_there"))
+    monkeypatch.setattr(app, "_run", lambda command, arguments: __import__("a_module_that_is_not_there"))
     with pytest.raises(ModuleNotFoundError):
         app.main(["train"])
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    code = ("import sys; from fpgan import cli; cli.VERBS = {str(i): 'x' * 50 for i in range(9999)};"
+    code = ("import sys; from fpgan.cli import app as cli; cli.COMMANDS = {str(i): 'x' * 50 for i in range(9999)};"
             "sys.exit(cli.main(['--help']))")
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.readline()
@@ -141,10 +141,10 @@ def test_numbers_out_of_range_are_refused_by_name(command, capsys):
     assert f"argument {command.split()[1]}" in shown and "no whole number of at least" in shown
 
 
-@pytest.mark.parametrize("verb, required", [("evaluate", []), ("attribute", ["image.png"])])
-def test_the_rate_has_both_names(verb, required):
+@pytest.mark.parametrize("command, required", [("evaluate", []), ("attribute", ["image.png"])])
+def test_the_rate_has_both_names(command, required):
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"fpgan.verbs.{verb}").add_arguments(parser)
+    importlib.import_module(f"fpgan.cli.{command}").add_arguments(parser)
     short, long = (parser.parse_args([*required, option, "0.25"]) for option in ("--fpr", "--false-positive-rate"))
     assert short == long and 0.25 in vars(short).values()
 

@@ -56,7 +56,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
-def decode_into_folder(verb: str, question, args: argparse.Namespace):
+def decode_into_folder(command: str, question, args: argparse.Namespace):
     """Writes this process's share of the rows into the folder, says so, and returns their counts."""
     import sys
 
@@ -65,8 +65,8 @@ def decode_into_folder(verb: str, question, args: argparse.Namespace):
     share = share_of(args)
     outcome = decode_folder(question, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size,
                             batch_size=args.batch_size, workers=args.workers, share=share,
-                            sinks=[warner(verb), row_counter(verb)],
-                            report=lambda line: print(f"fpgan {verb}: {share}: {line}", file=sys.stderr))
+                            sinks=[warner(command), row_counter(command)],
+                            report=lambda line: print(f"fpgan {command}: {share}: {line}", file=sys.stderr))
     there = outcome.counts.read + outcome.counts.failed - outcome.made
     print(f"{outcome.made} images decoded, {there} were there" +
           (f" ({share}, of {outcome.images} images)" if share.count > 1 else "") +

@@ -3,7 +3,7 @@
 from fpgan.cli.terminal import not_negative, progress_line
 
 EXAMPLE = """\
-example: from a run to a model that every verb takes
+example: from a run to a model that every command takes
 
   fpgan export --workdir runs/smoke --out models/smoke
   fpgan decode --model models/smoke photos/
