@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -134,7 +135,8 @@ def test_decode_writes_rows_and_warns(samples, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [
     "bench --grouped-batch -1", "bench --fingerprints -5", "bench --repeats 0", "bench --bits -8", "bench --seed -1",
-    "evaluate --count 0", "evaluate --batch-size 0", "evaluate --take -1", "evaluate --users x", "evaluate --seed -1"])
+    "evaluate --images 0", "evaluate --batch-size 0", "evaluate --take -1", "evaluate --registry-size x",
+    "evaluate --seed -1"])
 def test_numbers_out_of_range_are_refused_by_name(command, capsys):
     assert app.main(command.split()) == 2
     shown = capsys.readouterr().err
@@ -223,3 +225,19 @@ def test_rows_go_into_a_folder_of_parts(samples, tmp_path, capsys):
     assert "attributed: 3" in capsys.readouterr().out
     assert (tmp_path / "verdicts" / "part-00000-of-00001.csv").read_text().count(",bob,") == 3
     assert app.main([*whose, *several]) == 2
+
+
+@pytest.mark.parametrize("command, old, new", [(command, *pair) for command, names in app.RENAMED_FLAGS.items()
+                                               for pair in names.items()])
+def test_flags_of_older_versions_are_taken_and_not_shown(command, old, new, monkeypatch, capsys):
+    assert app.main([command, "--help"]) == 0
+    shown = re.findall(r"--[a-z-]+", capsys.readouterr().out)
+    assert new in shown and old not in shown
+    module, taken = importlib.import_module(f"fpgan.cli.{command.replace('-', '_')}"), []
+    monkeypatch.setattr(module, "run", lambda args: taken.append(vars(args)) or 0)
+    required = {"export": ["--workdir", "w", "--out", "o"], "generate": ["--out", "o"], "verify": ["f"], "decode": ["i"],
+                "attribute": ["i"]}.get(command, [])
+    for flag in ([new, "7"], [old, "7"], [f"{old}=7"]):
+        assert app.main([command, *required, *flag]) == 0
+    assert taken[0] == taken[1] == taken[2] and any(str(value).strip("[]'") == "7" for value in taken[0].values())
+    assert app._renamed(command, ["--", old]) == ["--", old]

@@ -60,7 +60,7 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     model = exporting.export(tmp_path / "run", tmp_path / "model")
     assert "evenness_threshold" not in model.info
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, model.params), dict(state.ema))
-    command = ["evaluate", "--model", str(tmp_path / "model"), "--count", "40", "--users", "100", "--out",
+    command = ["evaluate", "--model", str(tmp_path / "model"), "--images", "40", "--registry-size", "100", "--out",
                str(tmp_path / "metrics.json")]
     assert main(command) == 0
     results = json.loads((tmp_path / "metrics.json").read_text())

@@ -28,6 +28,17 @@ COMMANDS = {
     "demo": "issue, generate, decode and attribute, in two minutes",
     "import-official": "convert weights of the paper's authors into a model folder",
 }
+# The flags of older versions, command by command -> those of today; they are taken, but not shown.
+RENAMED_FLAGS = {
+    "data": {"--count": "--images"},
+    "export": {"--fit-images": "--readout-images"},
+    "generate": {"--workers": "--threads"},
+    "verify": {"--workers": "--threads"},
+    "decode": {"--workers": "--threads"},
+    "attribute": {"--workers": "--threads"},
+    "evaluate": {"--not-ours": "--negatives", "--count": "--images", "--users": "--registry-size"},
+    "bench": {"--batch": "--batch-sizes"},
+}
 _EXTRA_OF = {  # optional package -> the extra that brings it
     "absl": "train", "array_record": "records", "grain": "train", "importlib_resources": "train",
     "ml_collections": "train", "optax": "train", "orbax": "train", "robohash": "demo",
@@ -86,7 +97,15 @@ def _run(command: str, arguments: list[str]) -> int:
         prog=f"fpgan {command}", description=_sentence(COMMANDS[command]), epilog=module.EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
-    return module.run(parser.parse_args(arguments))
+    return module.run(parser.parse_args(_renamed(command, arguments)))
+
+
+def _renamed(command: str, arguments: list[str]) -> list[str]:
+    """Puts flags of older versions, "--old VALUE" or "--old=VALUE", under their names of today."""
+    names = RENAMED_FLAGS.get(command, {})
+    flags = arguments[:arguments.index("--")] if "--" in arguments else arguments
+    parts = [argument.partition("=") for argument in flags]
+    return ["".join((names.get(flag, flag), *rest)) for flag, *rest in parts] + arguments[len(flags):]
 
 
 def _overview() -> str:

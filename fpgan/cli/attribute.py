@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         print_verdicts(counts, meaning, sys.stdout)
         return finish("attribute", counts, args.strict)
     share_of(args).refuse_several("a folder: give --out one")
-    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
+    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.threads)
     rows = attribute_rows(rows, registry, args.fpr, sure)
     sinks = [warner("attribute")]
     with contextlib.ExitStack() as stack:

@@ -48,7 +48,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a model's name or folder (default robohash32)")
     parser.add_argument("--batch-size", metavar="N", type=positive, default=64,
                         help="images decoded at once (default 64)")
-    parser.add_argument("--workers", metavar="N", type=positive, default=8,
+    parser.add_argument("--threads", metavar="N", type=positive, default=8,
                         help="threads that read files (default 8)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")
     parser.add_argument("--shard-size", metavar="N", type=positive, default=16384,
@@ -64,7 +64,7 @@ def decode_into_folder(command: str, question, args: argparse.Namespace):
 
     share = share_of(args)
     outcome = decode_folder(question, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size,
-                            batch_size=args.batch_size, workers=args.workers, share=share,
+                            batch_size=args.batch_size, workers=args.threads, share=share,
                             sinks=[warner(command), row_counter(command)],
                             report=lambda line: print(f"fpgan {command}: {share}: {line}", file=sys.stderr))
     there = outcome.counts.read + outcome.counts.failed - outcome.made
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)
     share_of(args).refuse_several("a folder: give --out one")
     model = fpgan.load(args.model)
-    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
+    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.threads)
     with row_file(args.out, args.format, with_verdict=False) as write:
         counts = write_rows(rows, write, warner("decode"), row_counter("decode"))
     return finish("decode", counts, args.strict)
