@@ -11,7 +11,7 @@ from fpgan.io.files import read_json
 from fpgan.model.calibration import evenness_threshold
 from fpgan.model.format import check_place, save_model
 from fpgan.model.model import Model, from_params, load
-from fpgan.model.readout import fit_reader
+from fpgan.model.readout import fit_readout
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
@@ -54,7 +54,8 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = averaged_params(config, state)
     if config.export.fit_images:
-        params["decoder"], info["reader"] = fit_reader(network, params, config.export.fit_images, config.seed, progress)
+        params["decoder"], info["readout"] = fit_readout(network, params, config.export.fit_images, config.seed,
+                                                         config.export.perturbations, progress)
     threshold = evenness_threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
