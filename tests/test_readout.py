@@ -55,8 +55,8 @@ def test_a_fit_reads_unseen_images_better(network, params, linear, perturbations
     bits = np.random.default_rng(7).integers(0, 2, (500, 8), np.uint8)
     images = fitted.generate(bits, np.arange(500))
     if perturbations:
-        moved = perturb(parse_ranges(RANGES), 1.0, jnp.float32(images) * (2 / 255) - 1, jax.random.split(jax.random.key(9), 500),
-                        jnp.ones(()))
+        keys = jax.random.split(jax.random.key(9), 500)
+        moved = perturb(parse_ranges(RANGES), 1.0, jnp.float32(images) * (2 / 255) - 1, keys, jnp.ones(()))
         images = np.asarray(moved * 127.5 + 127.5).round().astype(np.uint8)
     right = ((fitted.decode(images) > 0) == bits).mean()
     before = ((from_params(network, params, {}).decode(images) > 0) == bits).mean()
@@ -96,5 +96,5 @@ def test_what_cannot_be_fitted_is_told(network, params, monkeypatch):
     with pytest.raises(FpganError, match="999 images to fit a readout to; expected 1000 or more"):
         readout.fit_readout(network, params, 999, seed=0)
     monkeypatch.setattr(readout, "_MOST_BYTES", 600_000)
-    with pytest.raises(FpganError, match=r"1,000 images of 2\d\d features do not fit .*; set export.readout_images to 500 or less"):
+    with pytest.raises(FpganError, match=r"1,000 images of 2\d\d features .*; set export.readout_images to 500 or less"):
         readout.fit_readout(network, params, 1000, seed=0)

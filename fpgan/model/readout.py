@@ -5,8 +5,8 @@ come to make. A fit to generated images, perturbed in ways drawn from ranges, fi
 can be spent on a weaker fingerprint (NetworkConfig.fingerprint_strength). No training image is used.
 
 The normal equations of a readout that sees every pixel do not fit into memory at the larger resolutions. So the fit runs
-conjugate gradients from the readout that there is, and stops where images held out are read best: early stopping is the ridge
-(Hansen 1998, chapter 6).
+conjugate gradients from the readout that there is, and stops where images held out are read best: early stopping is the
+ridge (Hansen 1998, chapter 6).
 """
 
 import functools
@@ -56,8 +56,8 @@ def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int, pert
       progress: is given the numbers of images done and in all.
 
     Returns:
-      The decoder's new parameters, and what was done: "images", "perturbations", "steps", and "error" [before, after], the mean
-      squared error on the images held out.
+      The decoder's new parameters, and what was done: "images", "perturbations", "steps", and "error" [before, after], the
+      mean squared error on the images held out.
 
     Raises:
       FpganError: fewer than LEAST_FIT images, or more features than memory has room for.
@@ -67,8 +67,8 @@ def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int, pert
         raise FpganError(f"there are {count} images to fit a readout to; expected {LEAST_FIT} or more")
     most = _MOST_BYTES // (4 * len(weights))
     if count > most:
-        raise FpganError(f"{count:,} images of {len(weights):,} features do not fit into memory; set export.readout_images to "
-                         f"{most // BATCH * BATCH:,} or less")
+        raise FpganError(f"{count:,} images of {len(weights):,} features do not fit into memory; set "
+                         f"export.readout_images to {most // BATCH * BATCH:,} or less")
     fitted, held_out = _examples(config, params, count // BATCH, seed, perturbations, progress)
     scales = _feature_scales(fitted.features, len(params["decoder"]["output"]["weight"]))  # [P]
     for examples in (fitted, held_out):
@@ -126,7 +126,7 @@ def _feature_scales(features: np.ndarray, width: int) -> np.ndarray:
 
 
 def _conjugate_gradients(fitted: Examples, held_out: Examples, start: np.ndarray) -> tuple[np.ndarray, int]:
-    """Least squares by conjugate gradients (CGLS), each bit with steps of its own, stopped where the held-out error is least.
+    """Least squares by conjugate gradients (CGLS), each bit with steps of its own, stopped at the least held-out error.
 
     Args:
       fitted, held_out: the examples.

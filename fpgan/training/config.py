@@ -56,7 +56,7 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
-        # What `fpgan export` does after training, see readout.py; fit_images 0: no fit. Perturbations: as objective.perturbations.
+        # What `fpgan export` does after training, see readout.py; fit_images 0: no fit. Perturbations: as the objective's.
         export=dict(strength=1.0, fit_images=0, perturbations=""),
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
