@@ -30,5 +30,5 @@ def get_config():
     config.every.update(dict(evaluate=500))
     config.keep.every = 2_500
     config.total_images = 200_000
-    config.export.readout_images = 40_000
+    config.export.update(dict(readout_images=40_000, perturbations="jpeg:60-98@0.4 blur:0.3-0.7@0.2 resize:0.7-1@0.2"))
     return config

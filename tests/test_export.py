@@ -73,26 +73,26 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
 def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
     seen = []
 
-    def fit(network, params, count, seed, progress):
-        seen.append((network.fingerprint_strength, count))
+    def fit(network, params, count, seed, perturbations, progress):
+        seen.append((network.fingerprint_strength, count, perturbations))
         bias = params["decoder"]["output"]["bias"] + 1
         return {**params["decoder"], "output": {**params["decoder"]["output"], "bias": bias}}, {"images": count}
 
     monkeypatch.setattr(exporting, "fit_readout", fit)
     monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
     config = tiny.config(total_images=64, network=dict(bit_coding="plus_minus_one"),
-                         export=dict(strength=0.5, readout_images=3000))
+                         export=dict(strength=0.5, readout_images=3000, perturbations="noise:1@1"))
     state = loop.train(config, tmp_path / "run")
     run = ["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
     assert main([*run, "--dtype", "bfloat16"]) == 0
     model = load(tmp_path / "model")
-    assert model.config.fingerprint_strength == 0.5 and model.info["reader"] == {"images": 3000}
+    assert model.config.fingerprint_strength == 0.5 and model.info["readout"] == {"images": 3000}
     np.testing.assert_array_equal(model.params["decoder"]["output"]["bias"], state.ema["decoder"]["output"]["bias"] + 1)
     assert main([*run, "--strength", "0.25", "--readout-images", "0"]) == 0
     model = load(tmp_path / "model")
-    assert model.config.fingerprint_strength == 0.25 and "reader" not in model.info
-    assert main([*run, "--readout-images", "1000"]) == 0
-    assert seen == [(0.5, 3000), (0.5, 1000)]
+    assert model.config.fingerprint_strength == 0.25 and "readout" not in model.info
+    assert main([*run, "--fit-images", "1000"]) == 0
+    assert seen == [(0.5, 3000, "noise:1@1"), (0.5, 1000, "noise:1@1")]
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys):

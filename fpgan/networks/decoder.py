@@ -88,8 +88,19 @@ class Decoder(nn.Module):
         return self.trunk(images), details
 
 
+def readout_weights(config: NetworkConfig, params: dict) -> np.ndarray:
+    """Returns the decoder's linear readout of its features: [F + D + 1, fingerprint_bits], see with_readout."""
+    output, bits = params["output"], np.s_[..., config.latent_size:]
+    hidden = np.asarray(output["weight"])[bits]
+    parts = [hidden / math.sqrt(len(hidden))]  # the layers divide by the root of the fan-in
+    if config.decoder_linear:
+        patterns = np.asarray(params["linear"]["patterns"])
+        parts.append(patterns / math.sqrt(len(patterns)))
+    return np.concatenate([*parts, np.asarray(output["bias"])[bits][None]]).astype(np.float32)
+
+
 def with_readout(config: NetworkConfig, params: dict, weights: np.ndarray) -> dict:
-    """Puts another linear reading of the features into a decoder.
+    """Puts another linear readout of the features into a decoder.
 
     Args:
       config: the architecture.
@@ -103,7 +114,7 @@ def with_readout(config: NetworkConfig, params: dict, weights: np.ndarray) -> di
     hidden, details, bias = np.split(weights, [len(old), len(weights) - 1])
     bits = np.s_[..., config.latent_size:]
     output = {"weight": np.array(old), "bias": np.array(params["output"]["bias"])}
-    output["weight"][bits] = hidden * math.sqrt(len(hidden))  # the layers divide by the root of the fan-in
+    output["weight"][bits] = hidden * math.sqrt(len(hidden))
     output["bias"][bits] = bias[0]
     fitted = {**params, "output": output}
     if config.decoder_linear:

@@ -57,7 +57,8 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
-        export=dict(strength=1.0, readout_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit
+        # What `fpgan export` does after training, see readout.py; readout_images 0: no fit.
+        export=dict(strength=1.0, readout_images=0, perturbations=""),
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))
@@ -146,10 +147,8 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
-    if config.objective.perturbations:
-        from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
-
-        parse_ranges(config.objective.perturbations)
+    for section in ("objective", "export"):
+        parse_ranges(config[section].perturbations)
     if config.data.resolution != config.network.resolution:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")

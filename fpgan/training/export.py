@@ -54,8 +54,9 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = averaged_params(config, state)
     if config.export.readout_images:
-        params["decoder"], info["reader"] = fit_readout(network, params, config.export.readout_images, config.seed, progress)
-    threshold = _threshold(from_params(network, params, info), config)
+        params["decoder"], info["readout"] = fit_readout(network, params, config.export.readout_images, config.seed,
+                                                         config.export.perturbations, progress)
+    threshold = evenness_threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
     return load(Path(out).absolute())
