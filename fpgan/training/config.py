@@ -148,7 +148,10 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
     for section in ("objective", "export"):
-        parse_ranges(config[section].perturbations)
+        if config[section].perturbations:
+            from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
+
+            parse_ranges(config[section].perturbations)
     if config.data.resolution != config.network.resolution:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")
