@@ -56,7 +56,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     if config.export.readout_images:
         params["decoder"], info["readout"] = fit_readout(network, params, config.export.readout_images, config.seed,
                                                          config.export.perturbations, progress)
-    threshold = evenness_threshold(from_params(network, params, info), config)
+    threshold = _threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
     return load(Path(out).absolute())
