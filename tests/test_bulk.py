@@ -18,7 +18,7 @@ from fpgan.decoding import shards
 from fpgan.decoding.decode import attribute_rows, decode_files
 from fpgan.decoding.rows import Row, write_rows
 from fpgan.decoding.shards import Question, decode_folder, is_folder
-from fpgan.distributed.environment import Share
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
@@ -32,9 +32,9 @@ sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
 from fpgan.decoding.shards import Question, decode_folder
-from fpgan.distributed.work import process_share
+from fpgan.distributed.environment import detect_process
 decode_folder(Question(FakeModel(), issue(["alice", "bob", "carol"], 64, b"k" * 16)), [sys.argv[1]], sys.argv[2],
-              format={format!r}, shard_size=8, batch_size=4, share=process_share(), sinks=[lambda row: time.sleep({delay})])
+              format={format!r}, shard_size=8, batch_size=4, share=detect_process(), sinks=[lambda row: time.sleep({delay})])
 """
 
 
@@ -81,7 +81,7 @@ def test_parts_hold_the_rows_of_one_file(images, tmp_path):
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_any_number_of_processes_writes_the_same_parts(images, tmp_path, format, count):
     decode(images, tmp_path / "one", format=format)
-    outcomes = [decode(images, tmp_path / "many", format=format, share=Share(i, count)) for i in range(count)]
+    outcomes = [decode(images, tmp_path / "many", format=format, share=Process(i, count)) for i in range(count)]
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
     assert sum(outcome.made for outcome in outcomes) == outcomes[0].images and outcomes[0].missing_shards > 0
     assert sum(outcome.tally.failed for outcome in outcomes) == 1 and outcomes[-1].missing_shards == 0
@@ -112,7 +112,7 @@ def test_a_part_that_another_process_makes_is_waited_for(images, tmp_path, monke
     pytest.importorskip("fcntl")
     monkeypatch.setattr("fpgan.distributed.work._POLL", 0.02)
     decode(images, tmp_path / "straight")
-    decode(images, tmp_path / "rows", share=Share(1, 2))
+    decode(images, tmp_path / "rows", share=Process(1, 2))
     held, told = claim(tmp_path / "rows" / "_fpgan" / ".00002-of-00004.claim"), []
     job = threading.Thread(target=lambda: decode(images, tmp_path / "rows", report=told.append))
     job.start()

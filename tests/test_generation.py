@@ -17,7 +17,7 @@ import pytest
 from fake_model import N_BITS, FakeModel
 
 from fpgan.attribution import issue
-from fpgan.distributed.environment import Share
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
@@ -35,9 +35,9 @@ sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
 from fpgan.generation.generate import generate_set
-from fpgan.distributed.work import process_share
+from fpgan.distributed.environment import detect_process
 users = issue(["alice", "bob/..", "Carol"], 64, b"k" * 16)
-generate_set(FakeModel(delay={delay}), users.users, users.bits, sys.argv[1], share=process_share(), **{arguments!r})
+generate_set(FakeModel(delay={delay}), users.users, users.bits, sys.argv[1], share=detect_process(), **{arguments!r})
 """
 CONTAINERS = ["files", "array_record"]
 
@@ -117,7 +117,7 @@ def test_a_complete_set_is_left_alone(tmp_path, container):
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_any_number_of_processes_makes_the_same_files(tmp_path, container, count):
     make(tmp_path / "one", container=container)
-    outcomes = [make(tmp_path / "many", container=container, share=Share(i, count)) for i in reversed(range(count))]
+    outcomes = [make(tmp_path / "many", container=container, share=Process(i, count)) for i in reversed(range(count))]
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
     assert sum(outcome.made for outcome in outcomes) == sum(outcome.total for outcome in outcomes) == 51
     assert outcomes[0].missing_shards == 6 - len(range(count - 1, 6, count)) and outcomes[-1].missing_shards == 0
@@ -127,8 +127,8 @@ def test_a_job_of_another_size_finishes_what_is_left(tmp_path, container):
     make(tmp_path / "straight", container=container)
     model = FakeModel()
     with pytest.raises(Killed):
-        make(tmp_path / "set", model, container=container, share=Share(1, 2), progress=killed_after(5))
-    made = [make(tmp_path / "set", model, container=container, share=Share(i, 3)).made for i in range(3)]
+        make(tmp_path / "set", model, container=container, share=Process(1, 2), progress=killed_after(5))
+    made = [make(tmp_path / "set", model, container=container, share=Process(i, 3)).made for i in range(3)]
     assert tree(tmp_path / "set") == tree(tmp_path / "straight") and sum(made) == 51 - 18
     assert model.generated <= 51 + 4 * IN_FLIGHT  # no more than the batches on their way is made twice
 
@@ -277,14 +277,14 @@ def test_a_million_images_start_and_resume_in_little_memory_and_time(tmp_path):
     """One shard of 245 is left; all else is there as far as a run looks at it."""
     bits = np.random.default_rng(0).integers(0, 2, (1000, N_BITS), dtype=np.uint8)
     users = [f"user-{i}" for i in range(1000)]
-    arguments = {"per_user": 1000, "seed": 0, "batch_size": 64, "share": Share(3, 1000)}
+    arguments = {"per_user": 1000, "seed": 0, "batch_size": 64, "share": Process(3, 1000)}
     generate_set(FakeModel(), users, bits, tmp_path, **arguments)  # shard 3
     for shard in range(245):
         (tmp_path / "manifest" / f"{shard:05d}-of-00245.jsonl").touch()
     (tmp_path / "manifest" / "00007-of-00245.jsonl").unlink()
     model, started = FakeModel(), time.process_time()
     tracemalloc.start()
-    outcome = generate_set(model, users, bits, tmp_path, **arguments | {"share": Share()})
+    outcome = generate_set(model, users, bits, tmp_path, **arguments | {"share": Process()})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert outcome.set_total == 10**6 and outcome.made == model.generated == 4096 and outcome.missing_shards == 0

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from fpgan.distributed import work
-from fpgan.distributed.environment import Share, process_share
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import begin, claim, wait_for_claim
 from fpgan.errors import FpganError
 
@@ -15,29 +15,8 @@ from fpgan.errors import FpganError
 def test_shares_are_disjoint_and_complete():
     for total in (0, 1, 7, 20):
         for count in (1, 3, 8):
-            shards = [shard for index in range(count) for shard in Share(index, count).shards(total)]
+            shards = [shard for index in range(count) for shard in Process(index, count).shards(total)]
             assert sorted(shards) == list(range(total))
-
-
-@pytest.mark.parametrize("flags, environment, expected", [
-    ((None, None), {}, Share(0, 1)),
-    ((None, None), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "3", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"},
-     Share(1, 3)),
-    ((None, None), {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Share(1, 2)),
-    ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Share(0, 1)),  # a batch script
-    ((2, 3), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "5"}, Share(2, 3)),
-])
-def test_flags_count_before_variables_and_ours_before_slurms(flags, environment, expected):
-    assert process_share(*flags, environment) == expected
-
-
-@pytest.mark.parametrize("flags, environment", [
-    ((1, None), {}), ((None, 2), {}), ((2, 2), {}), ((None, None), {"FPGAN_PROCESS_ID": "0"}),
-    ((None, None), {"FPGAN_NUM_PROCESSES": "2"}), ((None, None), {"FPGAN_PROCESS_ID": "x", "FPGAN_NUM_PROCESSES": "2"}),
-    ((None, None), {"FPGAN_PROCESS_ID": "-1", "FPGAN_NUM_PROCESSES": "2"})])
-def test_half_or_senseless_numbers_are_refused(flags, environment):
-    with pytest.raises(FpganError):
-        process_share(*flags, environment)
 
 
 def test_a_claim_excludes_and_goes_on_where_it_was_left(tmp_path):

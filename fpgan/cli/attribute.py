@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from fpgan.cli.decode import add_reading_arguments, decode_into_folder
-from fpgan.cli.options import share_of
+from fpgan.cli.options import process_of
 from fpgan.cli.terminal import finish, print_verdicts, verdict_table, warner
 
 EXAMPLE = """\
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         tally = decode_into_folder("attribute", Question(model, registry, args.fpr, sure), args)
         print_verdicts(tally, meaning, sys.stdout)
         return finish("attribute", tally, args.strict)
-    share_of(args).refuse_several("a folder: give --out one")
+    process_of(args).refuse_several("a folder: give --out one")
     rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
     rows = attribute_rows(rows, registry, args.fpr, sure)
     sinks = [warner("attribute")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.cli.options import add_process_arguments, share_of
+from fpgan.cli.options import add_process_arguments, process_of
 from fpgan.cli.terminal import finish, positive, row_counter, warner
 
 EXAMPLE = """\
@@ -62,7 +62,7 @@ def decode_into_folder(verb: str, question, args: argparse.Namespace):
 
     from fpgan.decoding.shards import decode_folder
 
-    share = share_of(args)
+    share = process_of(args)
     outcome = decode_folder(question, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size,
                             batch_size=args.batch_size, workers=args.workers, share=share,
                             sinks=[warner(verb), row_counter(verb)],
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     if is_folder(args.out):
         return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)
-    share_of(args).refuse_several("a folder: give --out one")
+    process_of(args).refuse_several("a folder: give --out one")
     model = fpgan.load(args.model)
     rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
     with row_file(args.out, args.format, with_verdict=False) as write:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.cli.options import add_process_arguments, share_of
+from fpgan.cli.options import add_process_arguments, process_of
 from fpgan.cli.terminal import positive, progress_line
 
 EXAMPLE = """\
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.generation.generate import generate_set
     from fpgan.generation.manifest import check_arguments
 
-    share = share_of(args)
+    share = process_of(args)
     check_arguments(args.per_user, args.seed, args.container, args.encoding, args.batch_size, args.shard_size)
     model = fpgan.load(args.model)
     users, bits = instances(model.n_bits, fingerprint=args.fingerprint, users=args.user, users_file=args.users,

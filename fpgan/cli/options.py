@@ -14,22 +14,23 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fpgan.attribution.registry import Registry
+    from fpgan.distributed.environment import Process
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares --process-id and --num-processes."""
     several = parser.add_argument_group("several processes, each with the same command")
     several.add_argument("--process-id", metavar="I", type=not_negative,
-                         help="which one this is, from 0 (default: FPGAN_PROCESS_ID, or what srun says)")
+                         help="which one this is, from 0 (default: FPGAN_PROCESS_ID, or what the scheduler says)")
     several.add_argument("--num-processes", metavar="N", type=positive,
-                         help="how many there are (default: FPGAN_NUM_PROCESSES, or what srun says)")
+                         help="how many there are (default: FPGAN_NUM_PROCESSES, or what the scheduler says)")
 
 
-def share_of(args: argparse.Namespace):
-    """Returns this process's share, a `fpgan.distributed.environment.Share`."""
-    from fpgan.distributed.environment import process_share
+def process_of(args: argparse.Namespace) -> Process:
+    """Finds out which process this is, see `detect_process`."""
+    from fpgan.distributed.environment import detect_process
 
-    return process_share(args.process_id, args.num_processes)
+    return detect_process(args.process_id, args.num_processes)
 
 
 def open_registry(n_bits: int, path: str | os.PathLike | None = None,

@@ -22,7 +22,7 @@ from pathlib import Path
 from fpgan.attribution.registry import Registry
 from fpgan.decoding.decode import attribute_rows, decode_sources
 from fpgan.decoding.rows import Row, Tally, write_rows
-from fpgan.distributed.environment import Share
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import Claim, begin, claim, shard_name, wait_for_claim
 from fpgan.errors import FpganError
 from fpgan.io.files import is_temporary, remove_temporaries, write_file
@@ -91,7 +91,7 @@ def is_folder(out: str | os.PathLike | None) -> bool:
 
 def decode_folder(question: Question, paths: Iterable[str | os.PathLike], folder: str | os.PathLike, *,
                   format: str = "jsonl", shard_size: int = SHARD_SIZE, batch_size: int = 64, workers: int = 8,
-                  share: Share | None = None, sinks: Iterable[Callable[[Row], None]] = (),
+                  share: Process | None = None, sinks: Iterable[Callable[[Row], None]] = (),
                   report: Callable[[str], None] | None = None) -> Outcome:
     """Decodes this process's share of images into a folder, going on where earlier processes ended.
 
@@ -122,7 +122,7 @@ def decode_folder(question: Question, paths: Iterable[str | os.PathLike], folder
         "fpgan_rows": 1, **question.settings(), "images": images, "images_sha256": names, "format": format,
         "shard_size": shard_size, "batch_size": batch_size})
     work = _Work(folder, question, format, digests, batch_size, workers, list(sinks))
-    tally, made = work.run(_groups(paths, shard_size, len(digests)), share or Share(), report or (lambda line: None))
+    tally, made = work.run(_groups(paths, shard_size, len(digests)), share or Process(), report or (lambda line: None))
     missing = sum(not work.is_finished(shard) for shard in range(len(digests)))
     if not missing:
         work.tidy()
@@ -141,7 +141,7 @@ class _Work:
     workers: int
     sinks: list[Callable[[Row], None]]
 
-    def run(self, groups: Iterator[tuple[int, list[Source]]], share: Share,
+    def run(self, groups: Iterator[tuple[int, list[Source]]], share: Process,
             report: Callable[[str], None]) -> tuple[Tally, int]:
         """Makes the parts of the share that nobody else is making, and at last waits for those that somebody is."""
         tally, made, held = Tally(), 0, []

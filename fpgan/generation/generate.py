@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from fpgan.distributed.environment import Share, cpu_count
+from fpgan.distributed.environment import Process, cpu_count
 from fpgan.distributed.work import Claim, begin, claim, wait_for_claim
 from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.generation.shards import KINDS, Shard
@@ -47,7 +47,7 @@ class Outcome:
 
 def generate_set(model, users: Sequence[str | None], fingerprints, folder: str | os.PathLike, *, per_user: int, seed: int,
                  container: str = "files", encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE,
-                 share: Share | None = None, workers: int | None = None,
+                 share: Process | None = None, workers: int | None = None,
                  progress: Callable[[int, int], None] | None = None,
                  report: Callable[[str], None] | None = None) -> Outcome:
     """Generates this process's share of a set of images, going on where earlier processes ended.
@@ -77,7 +77,7 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
                       batch_size=batch_size, shard_size=shard_size)
     begin(folder, SETTINGS, what.settings.to_dict())
     with _threads(workers or cpu_count()) as threads:
-        work = _Work(model, folder, what, share or Share(), threads, progress)
+        work = _Work(model, folder, what, share or Process(), threads, progress)
         work.run(report or (lambda line: None))
     missing = what.settings.shards - len(finished_shards(folder, what.settings))
     if not missing:
@@ -104,7 +104,7 @@ def _threads(workers: int) -> Iterator[_Threads]:
 class _Work:
     """What one process does for a set."""
 
-    def __init__(self, model, folder: Path, what: SampleSet, share: Share, threads: _Threads,
+    def __init__(self, model, folder: Path, what: SampleSet, share: Process, threads: _Threads,
                  progress: Callable[[int, int], None] | None):
         self.model, self.folder, self.what, self.settings, self.threads = model, folder, what, what.settings, threads
         self.shards = share.shards(self.settings.shards)
