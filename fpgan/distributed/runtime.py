@@ -16,12 +16,12 @@ from jax import lax
 from jax._src import distributed  # for the key-value store that the processes share; it has no public name
 from jax.experimental import multihost_utils
 
-import fpgan
 from fpgan.distributed.devices import AXIS
 from fpgan.distributed.environment import PATIENCE, Process, detect_process
 from fpgan.distributed.process_group import Fleet, Hub, listen
 from fpgan.errors import FpganError
 from fpgan.io.files import reason
+from fpgan.version import __version__
 
 
 @contextlib.contextmanager

@@ -11,8 +11,6 @@ from pathlib import Path
 import ml_collections
 
 from fpgan.errors import FpganError
-from fpgan.model.readout import LEAST_FIT
-from fpgan.perturbations.sampling import parse_ranges
 
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
@@ -118,12 +116,18 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if 0 < config.export.fit_images < LEAST_FIT:
-        raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no fit")
+    if config.export.fit_images:
+        from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
+
+        if config.export.fit_images < LEAST_FIT:
+            raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0: no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
-    parse_ranges(config.objective.perturbations)
+    if config.objective.perturbations:
+        from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
+
+        parse_ranges(config.objective.perturbations)
     if config.data.resolution != config.network.resolution:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")
