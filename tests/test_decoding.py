@@ -28,7 +28,7 @@ USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 
 @pytest.fixture
 def samples(tmp_path):
-    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path / "set", per_user=10, seed=0)
+    generate_set(FakeModel(), USERS, tmp_path / "set", per_user=10, seed=0)
     return tmp_path / "set"
 
 
@@ -67,9 +67,9 @@ def test_damaged_and_foreign_files_are_rows_among_the_others(samples):
     assert [i for i, row in enumerate(rows) if row.resized] == [6]
     assert all((row.logits is None) == (row.error is not None) for row in rows)
     assert rows[5].fingerprint == USERS.fingerprint("alice").hex and rows[29].fingerprint == USERS.fingerprint("carol").hex
-    tally = write_rows(attribute_rows(rows, USERS))
-    assert (tally.read, tally.failed, tally.resized) == (18, 12, 1)
-    assert tally.verdicts == {"attributed": 17, "nobody registered": 1}
+    counts = write_rows(attribute_rows(rows, USERS))
+    assert (counts.read, counts.failed, counts.resized) == (18, 12, 1)
+    assert counts.verdicts == {"attributed": 17, "nobody registered": 1}
 
 
 def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
@@ -84,7 +84,7 @@ def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
 
 def test_records_are_decoded_and_a_damaged_file_is_a_row(tmp_path):
     pytest.importorskip("array_record")
-    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path, per_user=10, seed=0, container="array_record",
+    generate_set(FakeModel(), USERS, tmp_path, per_user=10, seed=0, container="array_record",
                  shard_size=16)
     (tmp_path / "images-00002-of-00002.array_record").write_bytes(b"x" * 70_000)
     rows = list(decode_files(FakeModel(), [tmp_path]))

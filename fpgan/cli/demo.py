@@ -92,11 +92,12 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     import secrets
 
     from fpgan.attribution import issue, write
-    from fpgan.decoding.decode import attribute_rows, decode_files
+    from fpgan.decoding.decode import DecodeJob
     from fpgan.decoding.rows import row_file
     from fpgan.generation.generate import generate_set
     from fpgan.io.files import write_file
     from fpgan.io.images import encode_png
+    from fpgan.io.listing import image_sources
     from fpgan.model.model import load
 
     model = load(model_name)
@@ -106,14 +107,13 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     registry = issue(USERS, model.n_bits)
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
-    generate_set(model, registry.users, registry.bits, folder / "images", per_user=PER_USER, seed=seed)
+    generate_set(model, registry, folder / "images", per_user=PER_USER, seed=seed)
     report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
            "now reading them back\n")
-    rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
-                               model.info.get("evenness_threshold")))
-    with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write_row:
-        for row in rows:
-            write_row(row)
+    rows: list[Row] = []
+    with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write:
+        sources = image_sources([folder / "images", folder / "not_ours"])
+        DecodeJob(model, registry, false_positive_rate).run(sources, [write, rows.append])
     picture = draw_picture(model, registry, seed)
     write_file(folder / PICTURE, encode_png(picture))
     return rows

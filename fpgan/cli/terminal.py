@@ -66,16 +66,31 @@ def warner(verb: str) -> Callable:
     return warn
 
 
-def finish(verb: str, tally, strict: bool) -> int:
+def finish(verb: str, counts, strict: bool) -> int:
     """Sums up on standard error what was not as usual, and returns the exit code.
 
     Returns:
       0; 1 when no image could be read, or with `strict` when any could not.
     """
-    if tally.failed or tally.resized:
-        print(f"fpgan {verb}: {tally.read} images read, {tally.resized} of them resized; {tally.failed} "
+    if counts.failed or counts.resized:
+        print(f"fpgan {verb}: {counts.read} images read, {counts.resized} of them resized; {counts.failed} "
               "could not be read", file=sys.stderr)
-    return int(bool(tally.failed and (strict or not tally.read)))
+    return int(bool(counts.failed and (strict or not counts.read)))
+
+
+def closing_line(outcome, process, done: str, pieces: str, complete: str) -> str:
+    """Says what a process did of work in shards.
+
+    Args:
+      outcome: a `fpgan.distributed.work.Outcome`.
+      process: this one.
+      done: what was done with the images, such as "made".
+      pieces: what the shards are called.
+      complete: what to say when nothing is missing.
+    """
+    share = f" ({process}, of {outcome.total} images)" if process.count > 1 else ""
+    rest = f"{outcome.missing} {pieces} of other processes are not finished" if outcome.missing else complete
+    return f"{outcome.made} images {done}, {outcome.present} were there{share}; {rest}"
 
 
 def verdict_table(stream, name_width: int = 40) -> Callable:
@@ -95,10 +110,10 @@ def verdict_table(stream, name_width: int = 40) -> Callable:
     return show
 
 
-def print_verdicts(tally, meaning: str, stream) -> None:
+def print_verdicts(counts, meaning: str, stream) -> None:
     """Prints how often each verdict was given, and what the verdicts mean."""
-    counts = "; ".join(f"{kind}: {count}" for kind, count in sorted(tally.verdicts.items()))
-    print(f"\n{counts or 'no verdicts'}\n\n{meaning}", file=stream)
+    given = "; ".join(f"{kind}: {count}" for kind, count in sorted(counts.verdicts.items()))
+    print(f"\n{given or 'no verdicts'}\n\n{meaning}", file=stream)
 
 
 def positive(text: str) -> int:

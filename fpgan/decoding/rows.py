@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fpgan.attribution.verdict import Verdict, evenness
+from fpgan.fingerprint import Fingerprint
 from fpgan.io.tables import table_file
 
 # The types of a row's columns, see `fpgan.io.tables.table_file`; what is not here is a string.
@@ -37,8 +38,8 @@ class Row:
 
     @property
     def fingerprint(self) -> str:
-        """The bits read (logit > 0), in hexadecimal digits."""
-        return np.packbits(self.logits > 0).tobytes().hex()[:-(-len(self.logits) // 4)]
+        """The bits read (logit > 0), in hexadecimal digits: the verdict's, where there is one."""
+        return self.verdict.fingerprint if self.verdict else Fingerprint.from_bits(self.logits > 0).hex
 
     @property
     def confidence(self) -> float:
@@ -63,7 +64,7 @@ class Row:
 
 
 @dataclass
-class Tally:
+class Counts:
     """Counts over rows: images read, resized ones, failed ones, and verdicts by kind."""
 
     read: int = 0
@@ -79,7 +80,7 @@ class Tally:
         if row.verdict is not None:
             self.verdicts[row.verdict.kind] += 1
 
-    def add_all(self, other: Tally) -> None:
+    def add_all(self, other: Counts) -> None:
         """Counts what another one has counted."""
         self.read += other.read
         self.failed += other.failed
@@ -87,14 +88,14 @@ class Tally:
         self.verdicts.update(other.verdicts)
 
 
-def write_rows(rows: Iterable[Row], *sinks: Callable[[Row], None]) -> Tally:
+def write_rows(rows: Iterable[Row], *sinks: Callable[[Row], None]) -> Counts:
     """Passes each row to each sink, and counts."""
-    tally = Tally()
+    counts = Counts()
     for row in rows:
         for sink in sinks:
             sink(row)
-        tally.add(row)
-    return tally
+        counts.add(row)
+    return counts
 
 
 def column_types(with_verdict: bool) -> dict[str, str]:

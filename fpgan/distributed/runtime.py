@@ -77,7 +77,7 @@ def initialize(say: Callable[[str], None], process: Process) -> None:
         _fleet = _join_fleet(say, process)
     except (RuntimeError, OSError) as error:
         _give_up(say, process, reason(error))
-    _fleet.meet({"fpgan": fpgan.__version__, "jax": jax.__version__})
+    _fleet.meet({"fpgan": __version__, "jax": jax.__version__})
     patience.cancel()
     # CPU processes have 30 seconds to connect to each other, one device for each or all: now, while they are all here.
     multihost_utils.sync_global_devices("joined")
