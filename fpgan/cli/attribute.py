@@ -53,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.decoding.decode import DecodeJob
 
     model = fpgan.load(args.model)
-    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.workers)
+    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads)
     return read_images("attribute", job, args)

@@ -44,5 +44,5 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.decoding.decode import DecodeJob
 
-    job = DecodeJob(fpgan.load(args.model), batch_size=args.batch_size, workers=args.workers)
+    job = DecodeJob(fpgan.load(args.model), batch_size=args.batch_size, workers=args.threads)
     return read_images("decode", job, args)

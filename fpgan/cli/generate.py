@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="a model's name or folder (default robohash32)")
     what.add_argument("--batch-size", metavar="N", type=positive, default=16,
                       help="images made at once (default 16)")
-    what.add_argument("--workers", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")
+    what.add_argument("--threads", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")
     add_process_arguments(parser)
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     model = fpgan.load(args.model)
     outcome = generate_set(model, registry_of(args, model.n_bits), args.out, per_user=args.per_user, seed=args.seed,
                            container=args.container, encoding=args.encoding, batch_size=args.batch_size,
-                           shard_size=args.shard_size, process=process, workers=args.workers,
+                           shard_size=args.shard_size, process=process, workers=args.threads,
                            progress=progress_line("generate"),
                            report=lambda line: print(f"fpgan generate: {process}: {line}", file=sys.stderr))
     print(closing_line(outcome, process, "made", "shards", f"the set is complete: {args.out}"))

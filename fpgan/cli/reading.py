@@ -23,7 +23,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a model's name or folder (default robohash32)")
     parser.add_argument("--batch-size", metavar="N", type=positive, default=64,
                         help="images decoded at once (default 64)")
-    parser.add_argument("--workers", metavar="N", type=positive, default=8,
+    parser.add_argument("--threads", metavar="N", type=positive, default=8,
                         help="threads that read files (default 8)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")
     parser.add_argument("--shard-size", metavar="N", type=positive, default=16384,
