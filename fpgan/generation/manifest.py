@@ -28,6 +28,7 @@ import numpy as np
 from fpgan.attribution.registry import Registry, check_user
 from fpgan.distributed.work import shard_name
 from fpgan.errors import FpganError
+from fpgan.fingerprint import Fingerprint
 from fpgan.io.files import read_json
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
@@ -209,6 +210,44 @@ def read_manifest(folder: str | os.PathLike) -> Iterator[dict]:
     for shard in sorted(finished_shards(folder, settings)):
         with open(Path(folder) / settings.manifest_file(shard), "rb") as lines:
             yield from map(json.loads, lines)
+
+
+class ManifestError(FpganError):
+    """A line of a manifest that is not that of its image."""
+
+
+def manifest_entry(settings: Settings, i: int, line: bytes, before: dict | None = None) -> dict:
+    """Reads the manifest's line for image i.
+
+    Args:
+      settings: of the set.
+      i: number of the image.
+      line: its line, with the end of line.
+      before: the entry before it, where that is known.
+
+    Returns:
+      {"file", "sha256", "user", "fingerprint", ...}, checked.
+
+    Raises:
+      ManifestError: it is no line of a manifest, that of another image, or of another instance than the one before.
+    """
+    try:
+        entry = json.loads(line)
+        bytes.fromhex(entry["sha256"])
+        fingerprint = Fingerprint.from_hex(entry["fingerprint"], settings.bits).hex
+        expected = settings.line(i, entry["user"], fingerprint, entry["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, FpganError) as error:
+        raise ManifestError("no line of a manifest") from error
+    if line != expected:
+        raise ManifestError(f"not the line for image {i} of this set")
+    if i % settings.per_user and of_other_instances(before, entry):
+        raise ManifestError("another user or fingerprint than in the line before")
+    return entry
+
+
+def of_other_instances(before: dict | None, entry: dict | None) -> bool:
+    """Returns whether two entries are known and of different instances."""
+    return None not in (before, entry) and any(before[key] != entry[key] for key in ("user", "fingerprint"))
 
 
 def finished_shards(folder: str | os.PathLike, settings: Settings) -> set[int]:
