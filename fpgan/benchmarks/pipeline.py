@@ -21,10 +21,10 @@ import numpy as np
 
 from fpgan.attribution.registry import from_fingerprints
 from fpgan.benchmarks.timing import time_interleaved
-from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
 from fpgan.io.images import ENCODERS
+from fpgan.io.provenance import cpu_count
 from fpgan.io.records import import_array_record
 
 _PER_USER = 64

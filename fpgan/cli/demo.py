@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpgan.cli.options import add_model_argument
 from fpgan.errors import FpganError, missing_extra
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ SCALE = 3
 def add_arguments(parser):
     """Declares the arguments."""
     parser.add_argument("--out", default="fpgan-demo", help="new folder for everything it writes (default: fpgan-demo)")
-    parser.add_argument("--model", default="robohash32", help="a shipped model or a model directory (default: robohash32)")
+    add_model_argument(parser, "a shipped model or a model directory")
     parser.add_argument("--fpr", type=float, default=1e-6, help="false-positive rate per image (default: 1e-6)")
 
 

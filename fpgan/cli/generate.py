@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.cli.options import add_instance_arguments, add_process_arguments, process_of, registry_of
+from fpgan.cli.options import (
+    add_instance_arguments,
+    add_model_argument,
+    add_process_arguments,
+    process_of,
+    registry_of,
+)
 from fpgan.cli.terminal import closing_line, positive, progress_line
 
 EXAMPLE = """\
@@ -46,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--encoding", choices=("png", "webp"), default="png", help="PNG (default) or lossless WebP")
     what.add_argument("--shard-size", metavar="N", type=positive, default=4096,
                       help="images per shard, the piece of work of a process (default 4096)")
-    what.add_argument("--model", metavar="NAME", default="robohash32",
-                      help="a model's name or folder (default robohash32)")
+    add_model_argument(what)
     what.add_argument("--batch-size", metavar="N", type=positive, default=16,
                       help="images made at once (default 16)")
     what.add_argument("--threads", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 
 from fpgan.cli.terminal import not_negative, positive
 from fpgan.errors import FpganError
+from fpgan.model import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from fpgan.attribution.registry import Registry
     from fpgan.distributed.environment import Process
+
+
+def add_model_argument(parser: argparse._ActionsContainer, help: str = "a model's name or folder") -> None:
+    """Declares --model."""
+    parser.add_argument("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"{help} (default {DEFAULT_MODEL})")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:

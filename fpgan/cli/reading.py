@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from fpgan.cli.options import add_process_arguments, process_of
+from fpgan.cli.options import add_model_argument, add_process_arguments, process_of
 from fpgan.cli.terminal import closing_line, finish, positive, print_verdicts, row_counter, verdict_table, warner
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of reading images."""
     parser.add_argument("images", metavar="IMAGES", nargs="+", help="files, folders, patterns or array_record files")
-    parser.add_argument("--model", metavar="NAME", default="robohash32",
-                        help="a model's name or folder (default robohash32)")
+    add_model_argument(parser)
     parser.add_argument("--batch-size", metavar="N", type=positive, default=64,
                         help="images decoded at once (default 64)")
     parser.add_argument("--threads", metavar="N", type=positive, default=8,

@@ -85,11 +85,6 @@ def detect_process(process_id: int | None = None, num_processes: int | None = No
     return process
 
 
-def cpu_count() -> int:
-    """Returns how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _given(values: dict[str, int | str | None]) -> Process:
     """Checks what flags or variables say: flag -> value."""
     missing, present = ([f"{flag} ({_GIVEN[flag]})" for flag, value in values.items() if (value is None) == is_missing]

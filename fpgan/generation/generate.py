@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fpgan.attribution.registry import Registry
-from fpgan.distributed.environment import Process, cpu_count
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import Claim, Outcome, begin, remove_leftovers, run_shards
 from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.generation.shards import KINDS, Shard
+from fpgan.io.provenance import cpu_count
 
 IN_FLIGHT = 4  # batches that are generated or encoded at the same time
 _GENERATING = 2  # of them on the device: one computes while another comes back

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.attribution.statistics import matches, threshold
-from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
 from fpgan.generation.manifest import (
@@ -34,6 +33,7 @@ from fpgan.generation.manifest import (
 )
 from fpgan.io.files import is_temporary, reason
 from fpgan.io.images import read_image
+from fpgan.io.provenance import cpu_count
 from fpgan.io.records import record_reader
 
 SHOWN = 10  # problems that are kept word by word

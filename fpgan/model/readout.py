@@ -18,6 +18,7 @@ from fpgan.errors import FpganError
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, with_readout
+from fpgan.networks.levels import to_float
 from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the mean variance of the features
@@ -78,8 +79,7 @@ def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int,
 
 def _features(config: NetworkConfig, decoder: dict, images: jax.Array) -> jax.Array:
     """[hidden, details, 1] of 8-bit images: uint8 [N, R, R, C] -> [N, P]."""
-    images = images.astype(jnp.float32) * (2 / 255) - 1
-    hidden, details = Decoder(config).apply({"params": decoder}, images, method="features")
+    hidden, details = Decoder(config).apply({"params": decoder}, to_float(images), method="features")
     return jnp.concatenate([hidden, details, jnp.ones((len(images), 1))], axis=1)
 
 
