@@ -78,8 +78,9 @@ class DecodeJob:
         settings = {"model": self.model.hash, "batch_size": self.batch_size}
         if self.registry is None:
             return settings
-        users = hashlib.sha256("\n".join(self.registry.users).encode() + b"\0" + self.registry.packed.tobytes())
-        return settings | {"users": len(self.registry), "registry_sha256": users.hexdigest(),
+        users = "\n".join(user or "" for user in self.registry.users).encode()
+        digest = hashlib.sha256(users + b"\0" + self.registry.packed.tobytes())
+        return settings | {"users": len(self.registry), "registry_sha256": digest.hexdigest(),
                            "false_positive_rate": self.false_positive_rate,
                            "evenness_threshold": self.evenness_threshold}
 
