@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.io.files import create_file, is_temporary, lock, read_json, reason, writing
+from fpgan.io.files import create_file, is_temporary, lock, reason, writing
+from fpgan.io.inputs import read_json
 
 _POLL = 1.0  # seconds between looks at a shard that another process holds
 

@@ -29,8 +29,8 @@ from fpgan.attribution.registry import Registry, check_user
 from fpgan.distributed.work import shard_name
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
-from fpgan.io.files import read_json
 from fpgan.io.images import ENCODERS
+from fpgan.io.inputs import read_json
 from fpgan.io.records import import_array_record
 
 CONTAINERS = ("files", "array_record")
