@@ -21,6 +21,12 @@ except ImportError:  # Windows: no advisory locks, so two processes in one folde
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _MAX_STEM = 60
+_SYSTEM_FILES = frozenset({  # in lower case
+    ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", ".documentrevisions-v100",
+    ".appledouble", ".apdisk", ".volumeicon.icns", "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
+    "desktop.ini", "$recycle.bin", "system volume information", "lost+found", ".directory", ".snapshot", ".snapshots",
+    "@eadir", "#recycle", ".stfolder", ".stignore",
+})
 
 
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False, private: bool = False) -> None:
@@ -164,6 +170,11 @@ def create_file(path: str | os.PathLike, data: bytes) -> bool:
             return True
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is named as those that operating systems leave everywhere, and that nobody has put there."""
+    return name.lower() in _SYSTEM_FILES or name.startswith(("._", ".nfs", ".Trash-", ".fuse_hidden"))
 
 
 def remove_temporaries(paths: Iterable[Path]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -75,6 +77,26 @@ def decode_text(content: bytes) -> str:
     if "\0" in text:
         raise ValueError("it holds zero bytes, so it is no text; save the file as UTF-8")
     return text
+
+
+class Budget:
+    """An amount, such as bytes of memory, that all threads of the process share."""
+
+    def __init__(self, total: int):
+        self.total, self._held, self._changed = total, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def held(self, amount: int) -> Iterator[None]:
+        """Holds some of it while the block runs; waits until so much is free. More than all there is waits to be alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + amount <= self.total)
+            self._held += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= amount
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True)
