@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fpgan.data.folder import list_own_images
 from fpgan.data.prepared import find_public_set, is_prepared, open_records, read_description
 from fpgan.data.robohash import ROBOHASH_SETS
 from fpgan.data.settings import prepare_command, prepared_folder, read_settings
@@ -26,7 +27,10 @@ class ImageSource(abc.ABC):
       name: short name, e.g. "robohash_cats".
       licence: of the images, as a sentence or an identifier.
       resolution: side length R in pixels.
+      note: what somebody who trains on it should know, or "".
     """
+
+    note = ""
 
     def __init__(self, name, licence, resolution, length):
         self.name, self.licence, self.resolution, self._length = name, licence, resolution, length
@@ -134,11 +138,23 @@ def open_source(data):
         return PreparedImages(settings.tfds_name, folder, settings)
     folder = prepared_folder(settings)
     if is_prepared(folder):
-        return PreparedImages(settings.name, folder, settings)
+        source = PreparedImages(settings.name, folder, settings)
+        if settings.name == "folder" and _has_changed(settings.path, source.metadata.get("digest")):
+            source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the set as it was. "
+                           f"To train on the images of today, in a new --workdir: {prepare_command(settings)}")
+        return source
     if settings.name == "robohash_cats":
         return Rendered(settings.name, settings.resolution, _first(settings.take, settings.count, "the set"))
     raise FpganError(f"the images of {settings.path} are not prepared in {settings.data_dir!r} at this"
                      f" resolution and crop; prepare them with: {prepare_command(settings)}")
+
+
+def _has_changed(path: str, digest: str | None) -> bool:
+    """Whether the user's own images are other ones than those that were prepared; False where they are gone."""
+    try:
+        return list_own_images(path).digest != digest
+    except FpganError:
+        return False
 
 
 def _first(take, length, what):

@@ -43,8 +43,9 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     """Reads a regular file of at most `most` bytes; an OSError says what is wrong with any other."""
     with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read() if size <= most else b""
+    if max(size, len(content)) > most:
         raise OSError(27, f"it is larger than the {most:,} bytes that are expected at most", os.fspath(path))
     return content
 
@@ -163,13 +164,13 @@ def read_json(path: str | os.PathLike, hint: str = "", most: int = MAX_JSON) -> 
 
 
 def parse_json(content: bytes) -> dict:
-    """Parses one JSON object that may come from anybody: no field twice, nothing nested deeper than MAX_DEPTH, no NaN.
+    """Parses one JSON object that may come from anybody: no field twice, nothing nested deeper than MAX_DEPTH.
 
     Raises:
       ValueError: it is something else.
     """
     try:
-        found = json.loads(content, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        found = json.loads(content, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     if not isinstance(found, dict):
@@ -189,10 +190,6 @@ def _distinct(pairs: list[tuple]) -> dict:
         names = [name for name, _ in pairs]
         raise ValueError(f"the field {shown(next(name for name in names if names.count(name) > 1))!r} is there twice")
     return found
-
-
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _expected(field: Field) -> str:
