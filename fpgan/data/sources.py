@@ -140,7 +140,7 @@ def open_source(data):
     if is_prepared(folder):
         source = PreparedImages(settings.name, folder, settings)
         if settings.name == "folder" and _has_changed(settings.path, source.metadata.get("digest")):
-            source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the set as it was. "
+            source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the older set. "
                            f"To train on the images of today, in a new --workdir: {prepare_command(settings)}")
         return source
     if settings.name == "robohash_cats":
