@@ -212,3 +212,11 @@ def test_photos_added_after_preparing_are_told(tmp_path):
     assert not sources._has_changed(tmp_path / "photos", digest)
     write_file(tmp_path / "photos" / "2.png", encode_png(np.zeros((8, 8, 3), np.uint8)))
     assert sources._has_changed(tmp_path / "photos", digest) and not sources._has_changed(tmp_path / "gone", digest)
+
+
+def test_files_that_are_passed_over_are_counted_in_one_line(capsys):
+    from collections import Counter
+
+    from fpgan.cli.terminal import tell_passed_over
+    tell_passed_over("decode", Counter([".heic", ".heic", ".txt", ""]))
+    assert "4 other files were passed over (2 .heic, 1 .txt, 1 without an ending)" in capsys.readouterr().err
