@@ -220,3 +220,13 @@ def test_files_that_are_passed_over_are_counted_in_one_line(capsys):
     from fpgan.cli.terminal import tell_passed_over
     tell_passed_over("decode", Counter([".heic", ".heic", ".txt", ""]))
     assert "4 other files were passed over (2 .heic, 1 .txt, 1 without an ending)" in capsys.readouterr().err
+
+
+def test_the_backend_of_a_notebook_is_no_matter(tmp_path):
+    lines = [json.dumps({"step": i, "images": i, "accuracy": 0.5}) for i in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-c", "import sys; from fpgan.cli.app import main; sys.exit(main())", "plot", str(tmp_path),
+               "--out", str(tmp_path / "x.png"), "--metrics", "accuracy"]
+    run = subprocess.run(command, capture_output=True, text=True,
+                         env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    assert "Traceback" not in run.stderr and "backend" not in run.stderr
