@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fpgan.attribution.search import scores
-from fpgan.attribution.soft_decision import MAX_WEIGHT, decisions, least_score, log10_p_value, tail
+from fpgan.attribution.soft_decision import MAX_WEIGHT, decisions, find_users, least_score, log10_p_value, pool, tail
 from fpgan.errors import FpganError
 from fpgan.fingerprint import MAX_BITS
 from fpgan.fingerprint import log10_p_value as binomial_log10_p
@@ -110,3 +110,49 @@ def test_innocent_users_get_uniform_p_values_whatever_the_logits(logits):
         assert exact <= level * (1 + 1e-12) and abs(share - exact) <= 5 * np.sqrt(exact * (1 - exact) / count)
     p_values = 10 ** log10_p_value(found, table)
     assert np.mean(p_values <= 0.05) <= 0.05 + 5 * np.sqrt(0.05 / count)
+
+
+def test_all_who_pass_are_found_with_the_union_bound():
+    rng = np.random.default_rng(3)
+    packed = rng.integers(0, 256, (5000, 16), dtype=np.uint8)
+    signs = np.unpackbits(packed[[7, 4000]], axis=1) * 2.0 - 1
+    logits = np.stack([np.where(rng.random(128) < 0.5, *signs), signs[1], rng.normal(size=128)])
+    mixed, own, nobodys = find_users(packed, logits, 1e-3)
+    assert sorted(mixed.places[:mixed.attributed]) == [7, 4000] and own.places[:own.attributed].tolist() == [4000]
+    assert nobodys.attributed == 0 and len(nobodys.places) == 1 and nobodys.log10_p[0] > -3
+    assert own.log10_p[0] == pytest.approx(np.log10(5000) - 128 * np.log10(2))
+    for image, found in zip(logits, (mixed, own, nobodys), strict=True):
+        decision = decisions(image)
+        plain = scores(packed, decision[None])[:, 0]
+        assert plain[found.places].tolist() == found.scores.tolist() and found.scores[0] == plain.max()
+        bound = log10_p_value(found.scores, tail(decision)) + np.log10(5000)
+        assert np.allclose(found.log10_p, np.minimum(bound, 0))
+        passing = log10_p_value(plain, tail(decision)) + np.log10(5000) <= -3
+        assert passing.sum() == found.attributed
+    best = find_users(packed, logits[2:], keep=3)[0]
+    assert len(best.places) == 3 and best.scores.tolist() == sorted(plain)[:-4:-1]
+
+
+def test_pooling_weighs_images_alike_and_is_blind_to_their_order():
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(3, 64))
+    pooled = pool(logits)
+    assert pooled.shape == (1, 64) and np.allclose(pooled, pool(logits[::-1] * [[1e-3], [1], [1e6]]))
+    assert np.allclose(pool(logits[:1]), logits[:1] / np.abs(logits[0]).mean())
+    assert (decisions(pool(logits[:1])) == decisions(logits[:1])).all()
+    silent = np.concatenate([logits, np.zeros((1, 64))])
+    assert np.allclose(pool(silent), pooled)
+    for wrong in (logits[:0], logits[0], np.full((1, 64), np.nan)):
+        with pytest.raises(FpganError):
+            pool(wrong)
+
+
+def test_pooled_images_of_an_innocent_user_prove_nothing():
+    """A decoder with a fixed bias reads the same wrong bits from every image: the pool is sure, and p is still uniform."""
+    rng = np.random.default_rng(5)
+    pooled = pool(rng.normal(size=128) * 3 + rng.normal(size=(50, 128)))
+    users = rng.integers(0, 256, (100_000, 16), dtype=np.uint8)
+    table, found = tail(decisions(pooled)[0]), scores(users, decisions(pooled))[:, 0]
+    for level in (1e-3, 0.05, 0.5):
+        exact = 10 ** log10_p_value(least_score(table, level), table)
+        assert abs(np.mean(found >= least_score(table, level)) - exact) < 5 * np.sqrt(exact / len(users))

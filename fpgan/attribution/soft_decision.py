@@ -18,12 +18,76 @@ signed-rank test, 1945, with any weights in place of ranks.)
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
+from fpgan.attribution.search import blocks, search
 from fpgan.errors import FpganError
 
 MEAN_WEIGHT = 16  # of a bit whose logit has the mean magnitude of its image
 MAX_WEIGHT = 63  # so that 512 bits of it, and a sign, fit into 16 bits
+_IMAGES_AT_ONCE = 64
+
+
+class Found(NamedTuple):
+    """The users found for one image, the best first, and of equal ones the first registered.
+
+    Attributes:
+      places: int64 [K], their places in the registry; K is at least 1.
+      scores: int64 [K].
+      log10_p: float64 [K], log10 of the bound min(1, N p) on the probability that any innocent one of N users fits as well.
+      attributed: how many of them, from the first on, pass the false-positive rate.
+    """
+
+    places: np.ndarray
+    scores: np.ndarray
+    log10_p: np.ndarray
+    attributed: int
+
+
+def scaled(logits: np.ndarray) -> np.ndarray:
+    """Scales the logits of each image so that their mean magnitude is 1; logits that are all 0 stay 0.
+
+    Args:
+      logits: real [..., n].
+
+    Returns:
+      float64 [..., n].
+
+    Raises:
+      FpganError: logits that are not finite.
+    """
+    logits = np.asarray(logits, np.float64)
+    if not np.isfinite(logits).all():
+        raise FpganError("the decoder gave values that are not finite; is the model file damaged?")
+    largest = np.abs(logits).max(axis=-1, keepdims=True, initial=0)  # [..., 1]
+    logits = logits / np.where(largest > 0, largest, 1)  # in [-1, 1]: their mean neither overflows nor vanishes
+    mean = np.abs(logits).mean(axis=-1, keepdims=True)  # [..., 1]
+    return logits / np.where(mean > 0, mean, 1)
+
+
+def pool(logits: np.ndarray) -> np.ndarray:
+    """Pools what was read from several images of one suspect, so that they get one verdict with one exact p-value.
+
+    The logits of each image are scaled to a mean magnitude of 1, so that no image drowns the others, and added up. An
+    innocent user's bits are as independent of the sum as of each image, so everything in this module holds for it, whatever
+    the images are, and also if some of them are no images of the suspect (they only blur it).
+
+    Args:
+      logits: real [M, n], of M images, at least one; or what has such `logits`.
+
+    Returns:
+      float64 [1, n], logits as of one image, for `fpgan.attribution.attribute`.
+
+    Raises:
+      FpganError: no images, or logits that are not finite.
+    """
+    logits = np.asarray(getattr(logits, "logits", logits))
+    if logits.ndim != 2 or not len(logits):
+        raise FpganError(f"logits of shape {list(logits.shape)} cannot be pooled; expected [images, bits], not none")
+    return scaled(logits).sum(axis=0, keepdims=True)
 
 
 def decisions(outputs: np.ndarray) -> np.ndarray:
@@ -43,15 +107,33 @@ def decisions(outputs: np.ndarray) -> np.ndarray:
     outputs = np.asarray(outputs)
     if outputs.dtype.kind in "bui":
         return np.where(outputs > 0, 1, -1).astype(np.int8)
-    logits = outputs.astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise FpganError("the decoder gave values that are not finite; is the model file damaged?")
-    magnitudes = np.abs(logits)
-    largest = magnitudes.max(axis=-1, keepdims=True, initial=0)  # [..., 1]
-    magnitudes = magnitudes / np.where(largest > 0, largest, 1)  # in [0, 1]: their mean neither overflows nor vanishes
-    mean = magnitudes.mean(axis=-1, keepdims=True)  # [..., 1]
-    weights = np.rint(MEAN_WEIGHT * magnitudes / np.where(mean > 0, mean, 1))
-    return (np.sign(logits) * np.minimum(weights, MAX_WEIGHT)).astype(np.int8)
+    return np.clip(np.rint(MEAN_WEIGHT * scaled(outputs)), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int8)
+
+
+def find_users(packed: np.ndarray, outputs: np.ndarray, false_positive_rate: float = 1e-6, keep: int = 1) -> list[Found]:
+    """Finds for each image all users to whom it is attributed, and the best ones in any case.
+
+    Over N users the bound on p is N P(score >= t): the union bound. It holds for all of them together, so that naming
+    everybody who passes, as with an image that several users have mixed, costs nothing more.
+
+    Args:
+      packed: uint8 [N, ceil(n / 8)], the registered fingerprints as in `Registry.packed`, N at least 1.
+      outputs: [M, n], logits or bits, as in `decisions`.
+      false_positive_rate: tolerated per image that anybody is named whose instance did not make it.
+      keep: how many of the best users are returned even if they do not pass.
+
+    Returns:
+      M Found.
+    """
+    found = []
+    for images in blocks(len(outputs), _IMAGES_AT_ONCE):
+        decided = decisions(outputs[images])
+        tails = [tail(decision) for decision in decided]
+        needed = np.array([least_score(one, false_positive_rate / len(packed)) for one in tails])
+        for hits, one, least in zip(search(packed, decided, needed, keep), tails, needed, strict=True):
+            log10_p = np.minimum(log10_p_value(hits.scores, one) + math.log10(len(packed)), 0)
+            found.append(Found(*hits, log10_p, int(np.count_nonzero(hits.scores >= least))))
+    return found
 
 
 def tail(decision: np.ndarray) -> np.ndarray:
