@@ -42,15 +42,17 @@ def test_the_largest_scores_fit():
     assert hits.places.tolist() == [0, 1] and hits.scores.tolist() == [512 * 63] * 2
 
 
-def test_of_equal_users_the_first_is_found_across_blocks():
-    packed, decisions = drawn(3 * module._USERS_AT_ONCE, 64, 2)
+@pytest.mark.parametrize("bytes_at_once", [1, 2])
+def test_of_equal_users_the_first_is_found_across_blocks(bytes_at_once):
+    block = module._USERS_AT_ONCE[bytes_at_once]
+    packed, decisions = drawn(3 * block, 64, 2 if bytes_at_once == 2 else 5)
     twin = np.packbits(decisions[1] > 0)
-    places = [module._USERS_AT_ONCE - 1, module._USERS_AT_ONCE, 2 * module._USERS_AT_ONCE + 5]
+    places = [block - 1, block, 2 * block + 5]
     packed[places] = twin
     total = int(np.abs(decisions[1].astype(int)).sum())
-    best = search(packed, decisions, np.full(2, 64 * 63 + 1))[1]
+    best = search(packed, decisions, np.full(len(decisions), 64 * 63 + 1))[1]
     assert best.places.tolist() == places[:1] and best.scores.tolist() == [total]
-    assert search(packed, decisions, np.full(2, total), keep=1)[1].places.tolist() == places
+    assert search(packed, decisions, np.full(len(decisions), total), keep=1)[1].places.tolist() == places
 
 
 def test_it_takes_views_and_no_images():

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_USERS_AT_ONCE = 1 << 14
+_USERS_AT_ONCE = {1: 1 << 14, 2: 1 << 16}  # by the bytes that a table serves
 _IMAGES_AT_ONCE = 64
 _FEW_IMAGES, _MANY_USERS = 4, 1 << 16  # from where on tables of two bytes are worth their making
 _NOTHING = np.iinfo(np.int16).min  # below every score
@@ -68,13 +68,13 @@ def blocks(total: int, size: int) -> Iterator[slice]:
 def _search(packed: np.ndarray, decisions: np.ndarray, needed: np.ndarray, keep: int) -> list[Hits]:
     """As `search`, for so many images as one set of tables holds."""
     two_bytes = len(decisions) <= _FEW_IMAGES and len(packed) >= _MANY_USERS and packed.shape[1] % 2 == 0
-    tables = _tables(decisions, two_bytes)
+    tables, users_at_once = _tables(decisions, two_bytes), _USERS_AT_ONCE[1 + two_bytes]
     none = np.zeros(0, np.int64)
     hits = [Hits(none, none)] * len(decisions)
     least = np.full(len(decisions), _NOTHING, np.int64)  # what a user needs to be of interest; rises as good ones are found
     look = functools.partial(_look, packed, tables, needed, least, keep)
     with ThreadPoolExecutor(_processors()) as pool:
-        for found in pool.map(look, blocks(len(packed), _USERS_AT_ONCE)):  # in order, so of equal users the first stays
+        for found in pool.map(look, blocks(len(packed), users_at_once)):  # in order, so of equal users the first stays
             for image, new in found:
                 hits[image] = merged = _best(hits[image], new, needed[image], keep)
                 if len(merged.scores) >= keep:
