@@ -7,9 +7,9 @@ import pytest
 
 from fpgan.attribution.search import scores
 from fpgan.attribution.soft_decision import MAX_WEIGHT, decisions, find_users, least_score, log10_p_value, pool, tail
+from fpgan.attribution.statistics import log10_p_value as binomial_log10_p
 from fpgan.errors import FpganError
 from fpgan.fingerprint import MAX_BITS
-from fpgan.fingerprint import log10_p_value as binomial_log10_p
 
 
 def whole_tail(weights):

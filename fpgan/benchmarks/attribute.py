@@ -16,7 +16,7 @@ import numpy as np
 
 from fpgan.attribution.search import blocks
 from fpgan.attribution.soft_decision import find_users
-from fpgan.benchmarks.programs import time_in_turns
+from fpgan.benchmarks.timing import time_in_turns
 from fpgan.errors import FpganError
 
 REGISTRY_SIZES = (10_000, 100_000, 1_000_000, 10_000_000)

@@ -101,7 +101,7 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
 def _parquet_writer(file: BinaryIO, with_verdict: bool) -> Iterator[Callable[[Row], None]]:
     """Yields a function that writes a row to a Parquet file, in groups of rows."""
     arrow, parquet = import_pyarrow()
-    kinds = {"matches": arrow.int32(), "log10_p": arrow.float64(), "confidence": arrow.float64(),
+    kinds = {"images": arrow.int32(), "matches": arrow.int32(), "log10_p": arrow.float64(), "confidence": arrow.float64(),
              "evenness": arrow.float64(), "resized": arrow.bool_()}
     schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in Row("").columns(with_verdict)])
     rows: list[dict] = []
