@@ -9,6 +9,7 @@ processors: memory stays at a few megabytes beside the packed fingerprints, howe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
@@ -73,8 +74,10 @@ def _search(packed: np.ndarray, decisions: np.ndarray, needed: np.ndarray, keep:
     hits = [Hits(none, none)] * len(decisions)
     least = np.full(len(decisions), _NOTHING, np.int64)  # what a user needs to be of interest; rises as good ones are found
     look = functools.partial(_look, packed, tables, needed, least, keep)
-    with ThreadPoolExecutor(_processors()) as pool:
-        for found in pool.map(look, blocks(len(packed), users_at_once)):  # in order, so of equal users the first stays
+    several = len(packed) > users_at_once
+    with ThreadPoolExecutor(_processors()) if several else contextlib.nullcontext() as pool:
+        run = pool.map if several else map  # in order, so of equal users the first stays
+        for found in run(look, blocks(len(packed), users_at_once)):
             for image, new in found:
                 hits[image] = merged = _best(hits[image], new, needed[image], keep)
                 if len(merged.scores) >= keep:

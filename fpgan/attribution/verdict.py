@@ -130,8 +130,8 @@ def explain(registry: Registry, false_positive_rate: float, evenness_threshold: 
     n_bits, users = registry.n_bits, len(registry)
     needed = threshold(n_bits, false_positive_rate, users)
     attributed = (f"user: so good a fit happens by chance with probability {false_positive_rate:g} at most, over {users} "
-                  f"registered user{'s' * (users != 1)}\n  (log10 p of {math.log10(false_positive_rate):.3g} or less; sure bits "
-                  f"count for more: were all equally sure, {needed} or more of {n_bits} match)")
+                  f"registered user{'s' * (users != 1)}\n  (log10 p of {math.log10(false_positive_rate):.3g} or less; sure "
+                  f"bits count for more: were all equally sure, {needed} or more of {n_bits} match)")
     if evenness_threshold is None:
         return attributed + (f"\n{NOBODY}: no fit is so good; with no calibrated threshold it stays open whether "
                              "there is a fingerprint")

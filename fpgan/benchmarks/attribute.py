@@ -19,7 +19,6 @@ from fpgan.attribution.soft_decision import find_users
 from fpgan.benchmarks.timing import time_in_turns
 from fpgan.errors import FpganError
 
-REGISTRY_SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 _RATE = 1e-6  # of false attributions, over all users
 _CODES_AT_ONCE = 1 << 20
 
@@ -61,13 +60,13 @@ def bench_attribution(sizes: Sequence[int], batches: Sequence[int], repeats: int
 
 def lines(result: dict) -> list[str]:
     """Lays out what `bench_attribution` returned as lines of at most 100 columns."""
-    lines = [f"soft scores of all users and exact p-values, {result['n_bits']} bits; "
-             f"beside hard matches alone by {result['peer']}",
+    lines = [f"attribute: soft scores of all users and exact p-values, {result['n_bits']} bits",
+             f"beside it, hard matches alone: {result['peer']}",
              f"{'users':>12}{'images':>8}{'ms/image':>10}{'ns/user,image':>15}{'MB beside codes':>17}{'faiss ms/image':>16}"
-             f"{'ratio':>8}"]
+             f"{'x faiss':>9}"]
     for row in result["rows"]:
         own, other = row["seconds_per_image"], row["faiss_seconds_per_image"]
-        beside = f"{other * 1e3:>16.3g}{own / other:>8.2f}" if other else f"{'-':>16}{'-':>8}"
+        beside = f"{other * 1e3:>16.3g}{own / other:>9.2f}" if other else f"{'-':>16}{'-':>9}"
         lines.append(f"{row['users']:>12,}{row['images']:>8}{own * 1e3:>10.3g}{own / row['users'] * 1e9:>15.3g}"
                      f"{row['megabytes']:>17.1f}{beside}")
     return lines
