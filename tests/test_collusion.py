@@ -42,13 +42,13 @@ def test_the_report_on_collusion_counts_whom_the_verdict_names():
     assert len(mixing.lines(rows)) == 1 + len(rows)
 
 
-def damaged(images):
-    rng = np.random.default_rng(9)
+def damaged(images, first):
+    rng = np.random.default_rng([9, first])
     return np.clip(images + rng.normal(0, 150, images.shape), 0, 255).astype(np.uint8)
 
 
 def test_the_report_on_pooling_rises_with_the_images():
-    rows = pooling(FakeModel(), {"nothing": lambda images: images, "noise": damaged}, counts=(1, 4, 16), suspects=30,
+    rows = pooling(FakeModel(), {"nothing": lambda images, first: images, "noise": damaged}, counts=(1, 4, 16), suspects=30,
                    registry_size=1000)
     assert [(row["perturbation"], row["images"]) for row in rows] == [
         (name, count) for name in ("nothing", "noise") for count in (1, 4, 16)]

@@ -19,14 +19,15 @@ COUNTS = (1, 2, 4, 8, 16)
 _SUSPECTS_AT_ONCE = 16
 
 
-def pooling(model, perturbations: Mapping[str, Callable[[np.ndarray], np.ndarray]], *, counts: Sequence[int] = COUNTS,
+def pooling(model, perturbations: Mapping[str, Callable[[np.ndarray, int], np.ndarray]], *, counts: Sequence[int] = COUNTS,
             suspects: int = 100, registry_size: int = 1_000_000, seed: int = 0, false_positive_rate: float = 1e-6,
             batch_size: int = 16) -> list[dict]:
     """Measures the share of suspects attributed to the right user, over numbers of pooled images.
 
     Args:
       model: a Model.
-      perturbations: name -> what is done to the images, uint8 [N, R, R, C] -> uint8 [N, R, R, C].
+      perturbations: name -> what is done to a part of all images, uint8 [N, R, R, C] and the index of its first one (a seed
+        for what is random) -> uint8 [N, R, R, C].
       counts: numbers of images per suspect; fewer images are the beginning of more.
       suspects: how many, each another user, all registered.
       registry_size: registered users, at least as many.
@@ -73,7 +74,7 @@ def _logits(model, perturbations: Mapping[str, Callable], bits: np.ndarray, late
     for part in blocks(suspects, _SUSPECTS_AT_ONCE):
         made = model.generate(np.repeat(bits[part], images, axis=0), latents[part].ravel(), batch_size=batch_size)
         for name, perturb in perturbations.items():
-            logits[name][part] = model.decode(perturb(made)).reshape(-1, images, model.n_bits)
+            logits[name][part] = model.decode(perturb(made, part.start * images)).reshape(-1, images, model.n_bits)
     return logits
 
 
