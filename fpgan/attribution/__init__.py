@@ -3,7 +3,8 @@
 import importlib
 
 _HOMES = {"Match": "verdict", "Registry": "registry", "Verdict": "verdict", "append": "csv_store", "attribute": "verdict",
-          "evenness": "verdict", "from_fingerprints": "registry", "issue": "registry", "pool": "soft_decision",
+          "evenness": "verdict", "from_fingerprints": "registry", "issue": "registry", "open_store": "stores",
+          "pool": "soft_decision",
           "read": "csv_store", "read_key": "key_store", "read_users": "csv_store", "write": "csv_store"}
 __all__ = list(_HOMES)
 

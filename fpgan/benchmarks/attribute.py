@@ -16,7 +16,7 @@ import numpy as np
 
 from fpgan.attribution.search import blocks
 from fpgan.attribution.soft_decision import find_users
-from fpgan.benchmarks.timing import time_in_turns
+from fpgan.benchmarks.timing import time_interleaved
 from fpgan.errors import FpganError
 
 _RATE = 1e-6  # of false attributions, over all users
@@ -81,7 +81,7 @@ def _row(rng: np.random.Generator, packed: np.ndarray, images: int, n_bits: int,
     calls = {"soft": lambda: find_users(packed, logits, _RATE)}
     if index is not None:
         calls["faiss"] = lambda: index.search(queries, 1)
-    seconds = {name: statistics.median(times) for name, times in time_in_turns(calls, repeats).items()}
+    seconds = {name: statistics.median(times) for name, times in time_interleaved(calls, repeats).items()}
     tracemalloc.start()
     named = find_users(packed, logits, _RATE)
     peak = tracemalloc.get_traced_memory()[1]

@@ -10,20 +10,20 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench
   fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 \\
       --compute-dtype bfloat16
-  fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
-  fpgan bench train-step --config configs/robohash64.py --batch 16,64
-  fpgan bench pipeline --model robohash32 --batch 16
-  fpgan bench scaling --config configs/robohash32.py --batch 32 --predict configs/celeba128.py
-  fpgan bench attribute --registry-size 10000,1000000,100000000 --batch 1,64
+  fpgan bench generate decode --model robohash32 --batch-sizes 1,64 --out bench.json
+  fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
+  fpgan bench pipeline --model robohash32 --batch-sizes 16
+  fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
+  fpgan bench attribute --registry-size 10000,1000000,100000000 --batch-sizes 1,64
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
-apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
-is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
-do not compile again. `pipeline` makes whole sample sets beside generation and encoding alone.
-`scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a CPU), and predicts a
-step on pods; docs/scaling.md states the model. `attribute` compares images with all of so many
-registered users, beside faiss's flat binary index where that is installed (pip install
-'fpgan[peers]').
+apart. FLOPs are those of XLA's cost analysis, the peak is that of a large matrix product.
+`generate` is also timed with a kernel per sample (grouped convolutions), and shows that new
+fingerprints do not compile again. `pipeline` makes whole sample sets beside generation and
+encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
+CPU), and predicts a step on pods; docs/scaling.md states the model. `attribute` compares images
+with all of so many registered users, beside faiss's flat binary index where that is installed
+(pip install 'fpgan[peers]').
 """
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, pipeline, train-step, scaling, attribute; the first two without any")
-    parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
+    parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
     parser.add_argument("--resolution", type=positive, default=64, help="of a random model (64)")
@@ -72,8 +72,8 @@ def run(args) -> int:
     if "scaling" in args.tasks:
         _virtual_devices(max(devices, default=1))
     model = load(args.model) if args.model else None
-    settings = Settings(_sizes(args.batch, "--batch"), args.repeats, args.grouped_batch, args.fingerprints, args.seed,
-                        devices, args.device_batch, args.utilization, args.images,
+    settings = Settings(_sizes(args.batch_sizes, "--batch-sizes"), args.repeats, args.grouped_batch, args.fingerprints,
+                        args.seed, devices, args.device_batch, args.utilization, args.images,
                         _sizes(args.registry_size, "--registry-size"))
     results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
                     params=model.params if model else None, training=_training(args.config),

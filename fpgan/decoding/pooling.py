@@ -24,7 +24,7 @@ HEADER = ["file", "suspect"]
 
 
 def pool_rows(rows: Iterable[Row], suspect_of: Callable[[str], str]) -> Iterator[Row]:
-    """Pools the rows of each suspect as `fpgan.attribution.pool` does.
+    """Pools the rows of each suspect as `fpgan.attribution.pool` does, but at the scale of one image's logits.
 
     Args:
       rows: of images.
@@ -34,16 +34,17 @@ def pool_rows(rows: Iterable[Row], suspect_of: Callable[[str], str]) -> Iterator
       The rows that could not be read, as they come; at last a Row for each suspect with an image that could, in the order
       of their first ones: `file` is the suspect's name, `images` says how many were pooled.
     """
-    pools: dict[str, tuple[np.ndarray, int, int]] = {}
+    pools: dict[str, tuple] = {}  # suspect -> sum of scaled logits, of mean magnitudes, of resized images, of images
     for row in rows:
         if row.logits is None:
             yield row
             continue
         suspect = suspect_of(row.file)
-        total, resized, images = pools.get(suspect, (0.0, 0, 0))
-        pools[suspect] = total + scaled(row.logits), resized + int(row.resized), images + row.images
-    for suspect, (total, resized, images) in pools.items():
-        yield Row(suspect, total.astype(np.float32), resized, images=images)
+        total, magnitude, resized, images = pools.get(suspect, (0.0, 0.0, 0, 0))
+        pools[suspect] = (total + scaled(row.logits), magnitude + float(np.abs(row.logits).mean()),
+                          resized + int(row.resized), images + row.images)
+    for suspect, (total, magnitude, resized, images) in pools.items():
+        yield Row(suspect, (total / images * (magnitude / images)).astype(np.float32), resized, images=images)
 
 
 def suspects_by(what: str) -> Callable[[str], str]:

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Sequence
 
-import fpgan
+from fpgan.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "safetensors")
 
@@ -29,7 +29,7 @@ def provenance(command: str, packages: Sequence[str] = ()) -> dict:
     return {
         "command": command,
         "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "fpgan": fpgan.__version__,
+        "fpgan": __version__,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in (*_PACKAGES, *packages)},
         "device": {"name": device_name(device), "platform": device.platform, "count": jax.device_count()},
@@ -40,7 +40,12 @@ def device_name(device) -> str:
     """Names a JAX device: its kind on an accelerator, model and usable threads of the processor on a CPU."""
     if device.platform != "cpu":
         return device.device_kind
-    return f"{_processor()}, {_usable_threads()} threads"
+    return f"{_processor()}, {cpu_count()} threads"
+
+
+def cpu_count() -> int:
+    """Returns how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -51,7 +56,3 @@ def _processor() -> str:
         lines = []
     names = [value.strip() for key, value in lines if key.strip() == "model name"]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _usable_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

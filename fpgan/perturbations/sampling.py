@@ -134,7 +134,7 @@ def _perturb_one(ranges: dict[str, Range], share: float, level: jax.Array, image
     if "jpeg" in ranges:
         halved = jax.random.bernoulli(jax.random.fold_in(keys["jpeg"], 1), 0.5 * level)
         image = jnp.where(done["jpeg"], twins.jpeg(image, strengths["jpeg"], halved), image)
-    return twins.from_levels(twins.round_levels(twins.to_levels(image)))
+    return twins.to_float(twins.round_levels(twins.to_levels(image)))
 
 
 def _moved(image: jax.Array, strengths: dict[str, jax.Array], keys: dict[str, jax.Array]) -> jax.Array:
