@@ -144,7 +144,7 @@ def test_numbers_out_of_range_are_refused_by_name(command, capsys):
 @pytest.mark.parametrize("verb, required", [("evaluate", []), ("attribute", ["image.png"])])
 def test_the_rate_has_both_names(verb, required):
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"fpgan.verbs.{verb}").add_arguments(parser)
+    importlib.import_module(f"fpgan.cli.{verb}").add_arguments(parser)
     short, long = (parser.parse_args([*required, option, "0.25"]) for option in ("--fpr", "--false-positive-rate"))
     assert short == long and 0.25 in vars(short).values()
 
