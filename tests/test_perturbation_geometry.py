@@ -131,3 +131,33 @@ def test_warping_back_by_the_inverse_recovers_the_picture():
         centre = slice(20, 44)
         assert abs(back[centre, centre].astype(int) - image[centre, centre]).mean() < 2
         assert abs(moved[centre, centre].astype(int) - image[centre, centre]).mean() > 4
+
+
+@pytest.mark.parametrize("spec", ["rotate:15", "shift:3,-2", "crop:0.8", "perspective:0.3", "rotate:10+crop:0.7"])
+def test_the_differentiable_warp_undoes_and_does_the_same(spec):
+    import jax.numpy as jnp
+
+    from fpgan.perturbations import differentiable as twins
+
+    image, whole = smooth(1, 64, 64)[0], jnp.array([-1.0, -1, 1, 1])
+    matrix = homography(spec, (64, 64))
+    done = twins.warp(twins.from_levels(jnp.asarray(image, jnp.float32)), jnp.asarray(np.linalg.inv(matrix), jnp.float32),
+                      whole, jnp.zeros(3), False)
+    expected = resampled(image, matrix, (64, 64))
+    inside = np.isfinite(expected)
+    assert abs(np.asarray(twins.to_levels(done))[inside] - apply(spec, image[None])[0][inside]).mean() < 3
+    assert abs(np.asarray(twins.to_levels(done))[inside] - expected[inside]).max() < 0.1
+
+
+def test_training_and_reports_mean_the_same_by_shift_scale_and_turn():
+    import jax.numpy as jnp
+
+    from fpgan.perturbations import differentiable as twins
+
+    def undone(x=0.0, y=0.0, scale=1.0, degrees=0.0):
+        return np.asarray(twins.similarity(*map(jnp.float32, (x / 32, y / 32, scale, degrees))))
+
+    for spec, inverse in (("shift:3,-2", undone(x=3, y=-2)), ("rotate:20", undone(degrees=20)),
+                          ("crop:0.5", undone(scale=2)),
+                          ("rotate:20+shift:3,-2", undone(3, -2, 1, 20))):
+        np.testing.assert_allclose(inverse, np.linalg.inv(homography(spec, (64, 64))), atol=1e-6, err_msg=spec)
