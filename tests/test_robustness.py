@@ -121,7 +121,7 @@ def test_the_table_is_markdown():
 
 def test_the_command_prints_the_table_and_goes_on(loaded, tmp_path, capsys):
     out = str(tmp_path / "rows.jsonl")
-    arguments = ["evaluate", "--model", "any", "--count", "20", "--out", out, "--perturbations", "jpeg:90", "unmarker"]
+    arguments = ["evaluate", "--model", "any", "--images", "20", "--out", out, "--perturbations", "jpeg:90", "unmarker"]
     assert main(arguments) == 0 and len(loaded) == 7
     shown = capsys.readouterr().out
     assert "painted 0123456789abcdef: 20 images, 1,000,000 users at 1e-06, seed 0" in shown and shown.count("| `") == 7

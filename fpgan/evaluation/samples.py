@@ -64,7 +64,7 @@ class Draws(NamedTuple):
     seeds: np.ndarray
 
 
-class Ours(NamedTuple):
+class Generated(NamedTuple):
     """What was read from the model's images.
 
     Attributes:
@@ -82,7 +82,7 @@ class Ours(NamedTuple):
     one_instance: np.ndarray
 
 
-class Foreign(NamedTuple):
+class Negatives(NamedTuple):
     """What was read from images that the model did not make.
 
     Attributes:
@@ -115,7 +115,7 @@ def draw(settings: Settings, n_bits: int) -> Draws:
     )
 
 
-def measure_ours(model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Ours:
+def measure_generated(model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Generated:
     """Generates the model's images, saves each in every way, and decodes.
 
     Raises:
@@ -139,11 +139,11 @@ def measure_ours(model, draws: Draws, settings: Settings, extractor: Extractor, 
         progress("images of the model", part.stop, count)
     again = [model.generate(bits, draws.seeds[:pairs], batch_size=settings.batch_size)
              for bits in (draws.other_bits, draws.bits[0])]
-    return Ours(logits, features, kept, *again)
+    return Generated(logits, features, kept, *again)
 
 
-def measure_foreign(model, source, settings: Settings, extractor: Extractor | None,
-                    progress: Progress) -> Foreign:
+def measure_negatives(model, source, settings: Settings, extractor: Extractor | None,
+                    progress: Progress) -> Negatives:
     """Decodes a random choice of a source's images: `count` of them, or all if there are fewer."""
     rng = np.random.default_rng([settings.seed, 1])
     count = min(settings.count, len(source))
@@ -158,7 +158,7 @@ def measure_foreign(model, source, settings: Settings, extractor: Extractor | No
         if part.start < MOST_PAIRS:
             kept.append(images[:MOST_PAIRS - part.start])
         progress(f"images of {source.name}", part.stop, count)
-    return Foreign(source.name, logits, np.concatenate(features) if extractor else None, np.concatenate(kept))
+    return Negatives(source.name, logits, np.concatenate(features) if extractor else None, np.concatenate(kept))
 
 
 def _random_packed(rng: np.random.Generator, count: int, n_bits: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import scipy.linalg
 from fpgan.errors import FpganError
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.decoder import Decoder, with_reading
+from fpgan.networks.decoder import Decoder, with_readout
 from fpgan.perturbations.registry import apply
 from fpgan.perturbations.suites import SAVED
 
@@ -26,10 +26,10 @@ HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
 BATCH = 500  # images, each saved in every way, whose moments are added at once
 _NETWORK_BATCH = 50  # images that the networks see at once
 _MOST_FEATURES = 16_000  # moments of 2 GB each, of which four are in memory at once
-LEAST_FIT = 1_000  # images to fit a reader to
+LEAST_FIT = 1_000  # images to fit a readout to
 
 
-def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
+def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int,
                progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[dict, dict]:
     """Fits how the decoder reads bits out of its features.
 
@@ -54,10 +54,10 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     features = width + (len(params["decoder"]["linear"]["patterns"]) if config.decoder_linear else 0)
     batches = count // BATCH
     if count < LEAST_FIT:
-        raise FpganError(f"there are {count} images to fit a reader to; expected {LEAST_FIT} or more")
+        raise FpganError(f"there are {count} images to fit a readout to; expected {LEAST_FIT} or more")
     if features > _MOST_FEATURES:
         raise FpganError(f"the decoder has {features:,} features to fit, expected {_MOST_FEATURES:,} at most; set "
-                         "export.fit_images to 0")
+                         "export.readout_images to 0")
     model = from_params(config, params, {})
     extract = jax.jit(functools.partial(_features, config, params["decoder"]))
     fitted, held_out = np.zeros((2, *[features + 1 + config.fingerprint_bits] * 2))
@@ -74,7 +74,7 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     ridge = min(RIDGES, key=lambda ridge: _squared_error(held_out, candidates[ridge]))
     weights = candidates[ridge] * _log_odds_scale(held_out, candidates[ridge])
     done = {"images": batches * BATCH, "saved_as": list(SAVED), "ridge": ridge}
-    return with_reading(config, params["decoder"], weights.astype(np.float32)), done
+    return with_readout(config, params["decoder"], weights.astype(np.float32)), done
 
 
 def _features(config: NetworkConfig, decoder: dict, images: jax.Array) -> jax.Array:

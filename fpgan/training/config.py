@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import math
 import os
 import runpy
@@ -11,15 +12,15 @@ from pathlib import Path
 import ml_collections
 
 from fpgan.errors import FpganError
-from fpgan.model.readout import LEAST_FIT
-from fpgan.perturbations.sampling import parse_ranges
 
+# Keys of older versions -> keys of today: in overrides, in config files and in the config.json of runs.
+RENAMED = {"objective.discriminator_noise": "objective.instance_noise", "export.fit_images": "export.readout_images"}
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
           "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
-          "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.fit_images": 0,
+          "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.readout_images": 0,
           "network.minibatch_stddev_group": 1, "network.decoder_linear_levels": 1,
           "objective.visibility": 0.0, "objective.perturbed_share": 0.0, "curriculum.fingerprint_factor": 0.0}
 
@@ -41,7 +42,7 @@ def default() -> ml_collections.ConfigDict:
             minibatch_stddev_order="contiguous", label_size=0, compute_dtype="float32"),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
-            quantize=False, discriminator_noise=0.0,
+            quantize=False, instance_noise=0.0,
             visibility=0.0, perturbations="", perturbed_share=0.85,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
@@ -56,7 +57,7 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
-        export=dict(strength=1.0, fit_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit
+        export=dict(strength=1.0, readout_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))
@@ -82,6 +83,11 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
         raise FpganError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise FpganError(f"{path} has no function get_config() that returns a ConfigDict")
+    for old, new in RENAMED.items():
+        if old in flatten(config):  # set by the file: the defaults do not have it
+            node, leaf = place(config, old)
+            set_field(config, new, node[leaf])
+            del node[leaf]
     for override in overrides:
         apply_override(config, override)
     return check(config)
@@ -90,17 +96,30 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
 def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
     """Sets one field, "dotted.key=value", to a value of the type that it has."""
     key, equals, text = override.partition("=")
-    fields = flatten(config)
+    key, fields = RENAMED.get(key, key), flatten(config)
     if not equals:
         raise FpganError(f"override {override!r}; expected key=value, such as batch_size=32")
     if key not in fields:
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0)[0]
         raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
-    node = config
+    set_field(config, key, _parse(key, text, fields[key]))
+
+
+def renamed(fields: dict) -> dict:
+    """Returns the fields of a config, by dotted key, under their names of today."""
+    return {RENAMED.get(key, key): value for key, value in fields.items()}
+
+
+def set_field(config: ml_collections.ConfigDict, key: str, value) -> None:
+    """Sets the field with a dotted key, which the config has."""
+    node, leaf = place(config, key)
+    node[leaf] = value
+
+
+def place(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.ConfigDict, str]:
+    """Returns the part of a config that holds the field with a dotted key, and the field's name there."""
     *parents, leaf = key.split(".")
-    for parent in parents:
-        node = node[parent]
-    node[leaf] = _parse(key, text, fields[key])
+    return functools.reduce(lambda node, name: node[name], parents, config), leaf
 
 
 def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -118,12 +137,19 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if 0 < config.export.fit_images < LEAST_FIT:
-        raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no fit")
+    if config.export.readout_images:
+        from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
+
+        if config.export.readout_images < LEAST_FIT:
+            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
+                             "for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
-    parse_ranges(config.objective.perturbations)
+    if config.objective.perturbations:
+        from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
+
+        parse_ranges(config.objective.perturbations)
     if config.data.resolution != config.network.resolution:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")

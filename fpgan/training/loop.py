@@ -15,7 +15,7 @@ from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplica
 from fpgan.distributed.preemption import StopFlag
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.training.checkpoint import Checkpoints, check_config, last_step, settle_data, where_to_go_on, write_config
+from fpgan.training.checkpoint import Checkpoints, check_config, last_step, resume_hint, settle_data, write_config
 from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
 from fpgan.training.monitor import Monitor, write_grids
@@ -70,7 +70,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
         settle_data(workdir, source)
         write_config(workdir, config)
     start, last = int(state.step), config.total_images // config.batch_size
-    images = reals(config, source, start)
+    images = real_batches(config, source, start)
     draw = functools.partial(write_grids, workdir, network, source=source, seed=config.seed)
     draw(state)
     monitor = Monitor(config, network, source)
@@ -108,7 +108,7 @@ def check_sameness(config, workdir: Path, source) -> None:
     """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
     fleet = runtime.fleet()
     if fleet:
-        fleet.hint = functools.partial(where_to_go_on, workdir)
+        fleet.hint = functools.partial(resume_hint, workdir)
         seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir)}
         local = ("data.data_dir", "data.path", "data.workers")
         fleet.meet({key: value for key, value in flatten(config).items() if key not in local} | seen)
@@ -149,7 +149,7 @@ def first_state(config, network: NetworkConfig, checkpoints: Checkpoints, report
     return state
 
 
-def reals(config, source, start: int):
+def real_batches(config, source, start: int):
     """Iterates over what the phases take as images: the whole set, on the devices, or batch after batch."""
     if config.data.resident:
         images = replicate(source.load_all())

@@ -1,4 +1,4 @@
-"""The reader in closed form: it is the ridge regression it says it is, and reads more than the decoder it replaces."""
+"""The readout in closed form: it is the ridge regression it says it is, and reads more than the decoder it replaces."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import tiny
 from fpgan.errors import FpganError
 from fpgan.model import readout
 from fpgan.model.model import from_params
-from fpgan.networks.decoder import Decoder, with_reading
+from fpgan.networks.decoder import Decoder, with_readout
 from fpgan.networks.parameters import init_params
 from fpgan.perturbations import apply
 from fpgan.perturbations.suites import SAVED
@@ -33,7 +33,7 @@ def test_another_reading_is_what_the_logits_become(network, params):
     hidden, details = decoder.apply({"params": params["decoder"]}, images, method="features")
     weights = np.random.default_rng(1).normal(size=(hidden.shape[1] + details.shape[1] + 1, 8)).astype(np.float32)
     old_latents = decoder.apply({"params": params["decoder"]}, images)[1]
-    logits, latents = decoder.apply({"params": with_reading(network, params["decoder"], weights)}, images)
+    logits, latents = decoder.apply({"params": with_readout(network, params["decoder"], weights)}, images)
     np.testing.assert_allclose(logits, np.concatenate([hidden, details, np.ones((5, 1))], 1) @ weights, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(latents, old_latents)
 
@@ -42,7 +42,7 @@ def test_another_reading_is_what_the_logits_become(network, params):
 def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, params, linear, monkeypatch):
     network = dataclasses.replace(network, decoder_linear=linear)
     monkeypatch.setattr(readout, "RIDGES", (1e-3,))
-    decoder, done = readout.fit_reader(network, params, 2400, seed=0)
+    decoder, done = readout.fit_readout(network, params, 2400, seed=0)
     assert done == {"images": 2000, "saved_as": list(SAVED), "ridge": 1e-3}
     rng = np.random.default_rng([0, 3])
     rows, targets = [], []
@@ -75,7 +75,7 @@ def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, param
 
 def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log_odds(network, params, monkeypatch):
     monkeypatch.setattr(readout, "RIDGES", (1e9, 1e-3, 1e8))
-    decoder, done = readout.fit_reader(network, params, 1000, seed=0)
+    decoder, done = readout.fit_readout(network, params, 1000, seed=0)
     assert done["ridge"] == 1e-3
     rng = np.random.default_rng([0, 3])
     bits = rng.integers(0, 2, (500, 8), np.uint8)  # the first batch
@@ -86,8 +86,8 @@ def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log
 
 
 def test_what_cannot_be_fitted_is_told(network, params, monkeypatch):
-    with pytest.raises(FpganError, match="999 images to fit a reader to; expected 1000 or more"):
-        readout.fit_reader(network, params, 999, seed=0)
+    with pytest.raises(FpganError, match="999 images to fit a readout to; expected 1000 or more"):
+        readout.fit_readout(network, params, 999, seed=0)
     monkeypatch.setattr(readout, "_MOST_FEATURES", 100)
-    with pytest.raises(FpganError, match=r"has 2\d\d features to fit, expected 100 at most; set export.fit_images to 0"):
-        readout.fit_reader(network, params, 1000, seed=0)
+    with pytest.raises(FpganError, match=r"has 2\d\d features to fit, expected 100 at most; set export.readout_images to 0"):
+        readout.fit_readout(network, params, 1000, seed=0)
