@@ -46,6 +46,22 @@ def test_known_errors_are_found_in_accuracy_and_share():
     assert 0.005 < row["bit_accuracy"]["high"] - row["bit_accuracy"]["low"] < 0.01  # 4 sqrt(0.8 * 0.2 / 128 / 300)
     expected = scipy.stats.binom.sf(threshold(128, 1e-6, 10**6) - 1, 128, 0.8)
     assert row["hard"]["low"] - 0.02 < expected < row["hard"]["high"] + 0.02
+    assert row["soft"]["value"] == pytest.approx(row["hard"]["value"], abs=0.03)  # every bit is as sure as the others
+
+
+def test_soft_decisions_find_the_bits_that_are_sure():
+    class Doubtful(PaintedBits):
+        """Reads 64 bits right and doubts the rest, which are as good as random."""
+
+        def decode(self, images):
+            logits = super().decode(images)
+            logits[:, 64:] = np.random.default_rng(0).choice([-0.01, 0.01], (len(logits), 64))
+            return logits
+
+    model = Doubtful()
+    (row,) = measure(model, ["png"], draw_sample(model, TRIAL), TRIAL)
+    assert row["bit_accuracy"]["value"] == pytest.approx(0.75, abs=0.01)
+    assert row["hard"]["value"] < 0.2 and row["soft"]["value"] == 1
 
 
 def test_what_ends_the_bits_and_what_does_not():
@@ -106,7 +122,7 @@ def test_few_bits_have_no_share_and_foreign_files_are_left_alone(tmp_path):
 
     model, trial = Few(), Trial(count=10)
     rows = list(measure(model, ["png"], draw_sample(model, trial), trial))
-    assert rows[0]["hard"] is None and "| - |" in markdown(rows)
+    assert rows[0]["hard"] is None and rows[0]["soft"] is None and "| - | - |" in markdown(rows)
     (tmp_path / "notes.txt").write_text("a note\n")
     with pytest.raises(FpganError, match="line 1 is no row"):
         read_rows(tmp_path / "notes.txt")
@@ -115,7 +131,7 @@ def test_few_bits_have_no_share_and_foreign_files_are_left_alone(tmp_path):
 def test_the_table_is_markdown():
     model, trial = PaintedBits(), Trial(count=10)
     lines = markdown(list(measure(model, ["png", "shift:3,-2"], draw_sample(model, trial), trial))).splitlines()
-    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 4 and {line.count("|") for line in lines} == {5}
     assert lines[2].startswith("| `png` | 1.0000 (1.0000-1.0000) | 1.000 (0.722-1.000) |")
 
 

@@ -6,6 +6,7 @@ A row for each perturbation, written as a JSON line as soon as it is measured: t
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fpgan.attribution.soft_decision import decisions, log10_p_value, tail
 from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
@@ -25,7 +27,7 @@ from fpgan.perturbations import SUITES, apply, parse, spell, suite
 Progress = Callable[[str, int, int], None]
 _CHUNK = 256  # images in memory at a time, beside the unperturbed ones
 _STREAM = 4  # of random numbers, apart from those of `samples.draw`
-_SHARES = ("hard",)
+_SHARES = ("hard", "soft")
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,15 @@ def measure(model, specs: Sequence[str], sample: Sample, trial: Trial,
 
     Yields:
       For each perturbation a plain dict: "perturbation", "model" (its name and hash), the fields of the trial,
-      "bit_accuracy" and "hard" (the share of images attributed to their own user by the number of matching bits; None if no
-      number suffices), both with their 95% intervals, and "seconds".
+      "bit_accuracy", "hard" and "soft" (the share of images attributed to their own user by the number of matching bits, and
+      by soft decisions; None if so few bits cannot suffice), all with their 95% intervals, and "seconds".
     """
     for spec in specs:
         started = time.monotonic()
         logits = np.concatenate(list(_read(model, spec, sample.images, trial.seed, progress)))
         yield _key(model, spec, trial) | {
             "bit_accuracy": metrics.mean(metrics.bit_accuracy(logits, sample.bits))._asdict(),
-            "hard": _share(_attributed(logits, sample.bits, trial)),
+            **{name: _share(attributed) for name, attributed in _attributed(logits, sample.bits, trial).items()},
             "seconds": round(time.monotonic() - started, 2),
         }
 
@@ -190,15 +192,19 @@ def _read(model, spec: str, images: np.ndarray, seed: int, progress: Progress) -
         progress(spec, min(start + _CHUNK, len(images)), len(images))
 
 
-def _attributed(logits: np.ndarray, bits: np.ndarray, trial: Trial) -> np.ndarray | None:
-    """Tells for each image whether enough bits match those of its own user; None if no number of matches is enough."""
+def _attributed(logits: np.ndarray, bits: np.ndarray, trial: Trial) -> dict[str, np.ndarray | None]:
+    """Tells for each image whether it is attributed to its own user, bool [N], by each kind of decision."""
     try:
         needed = threshold(bits.shape[1], trial.false_positive_rate, trial.n_users)
     except FpganError:
         if 0 < trial.false_positive_rate <= 1 and trial.n_users > 0:
-            return None
+            return dict.fromkeys(_SHARES)
         raise
-    return ((logits > 0) == (bits > 0)).sum(axis=1) >= needed
+    decided = decisions(logits)  # int8 [N, n]
+    scores = np.sum(decided.astype(np.int64) * np.where(bits > 0, 1, -1), axis=1)
+    log10_p = np.array([log10_p_value(score, tail(one)) for score, one in zip(scores, decided, strict=True)])
+    return {"hard": ((logits > 0) == (bits > 0)).sum(axis=1) >= needed,
+            "soft": log10_p <= math.log10(trial.false_positive_rate / trial.n_users)}
 
 
 def _share(attributed: np.ndarray | None) -> dict | None:
