@@ -50,10 +50,10 @@ def test_the_command_writes_a_sheet_and_tells_mistakes_in_a_line(folder, tmp_pat
     assert main(["perturb", "--ops", "jpeg:75", "turn:1", "--out", str(out), str(path)]) == 0
     assert f"6 files written, and {out / 'sheet.png'}" in capsys.readouterr().out
     assert read_image(out / "sheet.png")[0].shape[0] == 3 * 132 + 4
-    assert main(["perturb", "--suite", "unmarker", "--out", str(out), str(path / "0" / "cat.png")]) == 0
-    for arguments, told in ((["--ops", "jpgg:75"], "the nearest one is 'jpeg'"), ([], "no perturbation is named"),
-                            (["--suite", "wave"], "the nearest one is 'waves'")):
-        assert main(["perturb", "--out", str(tmp_path / "none"), str(path), *arguments]) == 2
+    assert main(["perturb", "--ops", "unmarker", "--out", str(out), str(path / "0" / "cat.png")]) == 0
+    for spec, told in (("jpgg:75", "the nearest one is 'jpeg'"), ("wave", "the nearest suite is 'waves'"),
+                       ("crop:2", "expected a number from 0.05 to 1")):
+        assert main(["perturb", "--out", str(tmp_path / "none"), str(path), "--ops", spec]) == 2
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
     assert not (tmp_path / "none").exists()

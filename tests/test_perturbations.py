@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, JpegImagePlugin
 
 from fpgan.errors import FpganError
-from fpgan.perturbations import PERTURBATIONS, SUITES, apply, parse, shared_steps, spell, suite, table
+from fpgan.perturbations import PERTURBATIONS, SUITES, apply, expand, parse, shared_steps, spell, suite, table
 from fpgan.perturbations.codecs import encode_jpeg
 from fpgan.perturbations.registry import markdown_table
 from fpgan.perturbations.suites import EDITS, REPORT
@@ -258,7 +258,7 @@ def test_suites_are_spelt_right_and_hold_each_perturbation_once():
         assert suite(name) == specs and len(set(specs)) == len(specs) > 3
         assert [spell(parse(spec)) for spec in specs] == list(specs)
     assert REPORT in SUITES
-    with pytest.raises(FpganError, match="the nearest one is 'waves', expected one of saved"):
+    with pytest.raises(FpganError, match="the nearest suite is 'waves', expected one of saved"):
         suite("wave")
 
 
@@ -267,6 +267,14 @@ def test_being_saved_changes_little():
     for spec in suite("saved"):
         difference = np.abs(apply(spec, images).astype(int) - images).mean()
         assert difference == 0 if spec == "png" else 0 < difference < 6, (spec, difference)
+
+
+def test_suites_become_their_perturbations_each_once():
+    specs = expand(["jpeg:80", "unmarker", "jpeg:80.0", "flip"])
+    assert specs == ["jpeg:80", "crop:0.9", "blur:1", "guided:5,0.01", "noise:12.75", "quantise:8", "flip"]
+    assert expand(["ordinary"]) == list(suite("ordinary"))
+    with pytest.raises(FpganError, match="the nearest suite is 'ordinary'"):
+        expand(["ordinry"])
 
 
 def test_the_ordinary_suite_has_every_edit_that_a_release_is_held_to():

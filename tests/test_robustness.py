@@ -11,8 +11,7 @@ from fpgan.attribution.statistics import threshold
 from fpgan.cli.app import main
 from fpgan.errors import FpganError
 from fpgan.evaluation import robustness
-from fpgan.evaluation.robustness import Trial, draw_sample, expand, markdown, measure, measure_named, read_rows
-from fpgan.perturbations import suite
+from fpgan.evaluation.robustness import Trial, draw_sample, markdown, measure, measure_named, read_rows
 
 TRIAL = Trial(count=300, seed=5)
 
@@ -28,14 +27,6 @@ def loaded(monkeypatch):
 
     monkeypatch.setattr("fpgan.model.load", lambda name: Counting())
     return calls
-
-
-def test_suites_become_their_perturbations_each_once():
-    specs = expand(["jpeg:80", "unmarker", "jpeg:80.0", "flip"])
-    assert specs == ["jpeg:80", "crop:0.9", "blur:1", "guided:5,0.01", "noise:12.75", "quantise:8", "flip"]
-    assert expand(["ordinary"]) == list(suite("ordinary"))
-    with pytest.raises(FpganError, match="the nearest one is"):
-        expand(["ordinry"])
 
 
 def test_known_errors_are_found_in_accuracy_and_share():
@@ -145,4 +136,4 @@ def test_the_command_prints_the_table_and_goes_on(loaded, tmp_path, capsys):
     assert main(arguments) == 0 and len(loaded) == 7
     assert capsys.readouterr().out == shown
     assert main(["evaluate", "--model", "any", "--perturbations", "wave"]) == 2
-    assert "the nearest one is" in capsys.readouterr().err
+    assert "the nearest suite is 'waves'" in capsys.readouterr().err

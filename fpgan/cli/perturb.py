@@ -8,7 +8,7 @@ EXAMPLE = """\
 example: two perturbations of all images of a folder, and everything ordinary use does
 
   fpgan perturb --ops jpeg:75 crop:0.9+jpeg:80 --out perturbed samples/alice
-  fpgan perturb --suite ordinary --out ordinary samples/alice/000000.png
+  fpgan perturb --ops ordinary --out ordinary samples/alice/000000.png
 
 writes a copy of every image for every perturbation, as PNG or, when a codec comes last, as that
 codec's file, and sheet.png, on which the first images are seen side by side. fpgan decode and
@@ -24,8 +24,8 @@ def add_arguments(parser) -> None:
     from fpgan.perturbations.suites import SUITES
 
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns")
-    parser.add_argument("--ops", nargs="+", default=[], metavar="SPEC", help="perturbations, such as crop:0.9+jpeg:80")
-    parser.add_argument("--suite", default=None, metavar="NAME", help=f"those of a suite: {', '.join(SUITES)}")
+    parser.add_argument("--ops", nargs="+", required=True, metavar="SPEC",
+                        help="perturbations, such as crop:0.9+jpeg:80, and suites of them, such as waves")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for copies and sheet")
     parser.add_argument("--seed", type=not_negative, default=0, help="of what is random (0)")
     parser.epilog = EXAMPLE + "\n" + table() + "\n\nsuites\n\n" + "\n".join(
@@ -34,13 +34,9 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Writes the copies and the sheet."""
-    from fpgan.errors import FpganError
     from fpgan.perturbations.gallery import perturb_files
-    from fpgan.perturbations.suites import suite
+    from fpgan.perturbations.registry import expand
 
-    specs = [*args.ops, *(suite(args.suite) if args.suite else ())]
-    if not specs:
-        raise FpganError("no perturbation is named; expected --ops SPEC..., such as --ops jpeg:75, or --suite NAME")
-    written = perturb_files(args.images, list(dict.fromkeys(specs)), args.out, args.seed, progress_line("perturb"))
+    written = perturb_files(args.images, expand(args.ops), args.out, args.seed, progress_line("perturb"))
     print(f"{len(written) - 1} files written, and {written[-1]}")
     return 0

@@ -22,7 +22,7 @@ from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, read_image
-from fpgan.perturbations import SUITES, apply, parse, spell, suite
+from fpgan.perturbations.registry import apply, expand
 
 Progress = Callable[[str, int, int], None]
 _CHUNK = 256  # images in memory at a time, beside the unperturbed ones
@@ -59,19 +59,6 @@ class Sample(NamedTuple):
     bits: np.ndarray
 
 
-def expand(names: Iterable[str]) -> list[str]:
-    """Replaces names of suites by their perturbations; each perturbation once, in its one spelling.
-
-    Args:
-      names: perturbations such as "jpeg:75" and suites such as "waves", mixed.
-
-    Raises:
-      FpganError: one is neither.
-    """
-    specs = (spec for name in names for spec in (suite(name) if name in SUITES else (name,)))
-    return list(dict.fromkeys(spell(parse(spec)) for spec in specs))
-
-
 def draw_sample(model, trial: Trial, batch_size: int = 16) -> Sample:
     """Generates images, each with a fingerprint and a latent of its own.
 
@@ -92,7 +79,7 @@ def measure(model, specs: Sequence[str], sample: Sample, trial: Trial,
 
     Args:
       model: a fpgan.Model, or anything with its attributes and its decode.
-      specs: perturbations in their one spelling (`expand`).
+      specs: perturbations in their one spelling (`registry.expand`).
       sample: the images and their fingerprints (`draw_sample`).
       trial: what the rows record.
       progress: called as progress(perturbation, images done, images in all).

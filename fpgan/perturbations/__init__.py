@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fpgan.perturbations.geometry import corners, warp
     from fpgan.perturbations.operation import Perturbation, Strength
-    from fpgan.perturbations.registry import PERTURBATIONS, apply, homography, parse, shared_steps, spell, table
+    from fpgan.perturbations.registry import PERTURBATIONS, apply, expand, homography, parse, shared_steps, spell, table
     from fpgan.perturbations.suites import SUITES, suite
 
 _HOMES = {
     **dict.fromkeys(("Perturbation", "Strength"), "operation"),
-    **dict.fromkeys(("PERTURBATIONS", "apply", "homography", "parse", "shared_steps", "spell", "table"), "registry"),
+    **dict.fromkeys(("PERTURBATIONS", "apply", "expand", "homography", "parse", "shared_steps", "spell", "table"),
+                    "registry"),
     **dict.fromkeys(("corners", "warp"), "geometry"),
     **dict.fromkeys(("SUITES", "suite"), "suites"),
 }
-__all__ = ["PERTURBATIONS", "SUITES", "Perturbation", "Strength", "apply", "corners", "homography", "parse", "shared_steps",
-           "spell", "suite", "table", "warp"]
+__all__ = ["PERTURBATIONS", "SUITES", "Perturbation", "Strength", "apply", "corners", "expand", "homography", "parse",
+           "shared_steps", "spell", "suite", "table", "warp"]
 
 
 def __getattr__(name):

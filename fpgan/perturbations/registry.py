@@ -19,7 +19,7 @@ from fpgan.perturbations.codecs import CODECS
 from fpgan.perturbations.filters import FILTERS
 from fpgan.perturbations.geometry import GEOMETRY
 from fpgan.perturbations.operation import Perturbation, Placement, Strength
-from fpgan.perturbations.suites import EDITS
+from fpgan.perturbations.suites import EDITS, SUITES, suite
 from fpgan.perturbations.surroundings import SURROUNDINGS
 
 
@@ -48,6 +48,19 @@ def parse(spec: str) -> Chain:
 def spell(chain: Chain) -> str:
     """Returns the one spelling of a chain, by which results are kept: "crop:0.90" becomes "crop:0.9"."""
     return "+".join(map(str, chain))
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Replaces names of suites by their perturbations; each perturbation once, in its one spelling.
+
+    Args:
+      names: perturbations such as "jpeg:75" and suites such as "waves", mixed.
+
+    Raises:
+      FpganError: one is neither.
+    """
+    specs = (spec for name in names for spec in (suite(name) if _like_suite(name) else (name,)))
+    return list(dict.fromkeys(spell(parse(spec)) for spec in specs))
 
 
 def apply(spec: str | Chain, images: np.ndarray | Sequence[np.ndarray], seed: int = 0,
@@ -166,6 +179,12 @@ def _edits_by_operation() -> list[list[Step]]:
         kinds.setdefault(step.operation.name, []).append(step)
     del kinds["png"]
     return list(kinds.values())
+
+
+def _like_suite(name: str) -> bool:
+    """Tells whether a name is that of a suite, or is nearer to one than to any operation."""
+    near = difflib.get_close_matches(name.partition(":")[0], [*PERTURBATIONS, *SUITES], n=1)
+    return name in SUITES or (":" not in name and near != [] and near[0] in SUITES)
 
 
 def _generators(key: np.random.SeedSequence, count: int) -> list[np.random.Generator]:

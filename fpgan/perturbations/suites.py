@@ -84,5 +84,5 @@ def suite(name: str) -> tuple[str, ...]:
     """
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, n=1, cutoff=0)[0]
-        raise FpganError(f"there is no suite {name!r}; the nearest one is {near!r}, expected one of {', '.join(SUITES)}")
+        raise FpganError(f"there is no suite {name!r}; the nearest suite is {near!r}, expected one of {', '.join(SUITES)}")
     return SUITES[name]
