@@ -12,7 +12,8 @@ from fpgan.model import readout
 from fpgan.model.model import from_params
 from fpgan.networks.decoder import Decoder, with_readout
 from fpgan.networks.parameters import init_params
-from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
+from fpgan.perturbations import apply
+from fpgan.perturbations.suites import SAVED
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +43,14 @@ def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, param
     network = dataclasses.replace(network, decoder_linear=linear)
     monkeypatch.setattr(readout, "RIDGES", (1e-3,))
     decoder, done = readout.fit_readout(network, params, 2400, seed=0)
-    assert done == {"images": 2000, "saved_as": list(PERTURBATIONS), "ridge": 1e-3}
+    assert done == {"images": 2000, "saved_as": list(SAVED), "ridge": 1e-3}
     rng = np.random.default_rng([0, 3])
     rows, targets = [], []
     for batch in range(4):
         bits = rng.integers(0, 2, (500, 8), np.uint8)
         images = from_params(network, params, {}).generate(bits, rng.integers(0, 2**32, 500, np.uint32), batch_size=500)
-        for name in PERTURBATIONS if batch else ():  # the first batch is held out
-            x = perturb_all(images, name).astype(np.float32) * (2 / 255) - 1
+        for name in SAVED if batch else ():  # the first batch is held out
+            x = apply(name, images).astype(np.float32) * (2 / 255) - 1
             hidden, details = Decoder(network).apply({"params": params["decoder"]}, x, method="features")
             rows.append(np.concatenate([hidden, details], axis=1, dtype=np.float64))
             targets.append(2.0 * bits - 1)
@@ -80,7 +81,7 @@ def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log
     bits = rng.integers(0, 2, (500, 8), np.uint8)  # the first batch
     fitted = from_params(network, {**params, "decoder": decoder}, {})
     images = fitted.generate(bits, rng.integers(0, 2**32, 500, np.uint32), batch_size=50)
-    right = np.concatenate([fitted.decode(perturb_all(images, name)) * (2.0 * bits - 1) for name in PERTURBATIONS])
+    right = np.concatenate([fitted.decode(apply(name, images)) * (2.0 * bits - 1) for name in SAVED])
     assert 2 * right.mean() / right.var() == pytest.approx(1, rel=1e-3)
 
 

@@ -166,5 +166,6 @@ def test_terms_of_two_fingerprints_are_left_out_where_they_weigh_nothing():
     state = init_state(config, tiny.network())
     setup = step.Setup(config, tiny.network(), 4, True)
     inputs = on_one_device(lambda _: step.draw_inputs(setup, state, "generator", 4))
-    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, state.params["discriminator"], inputs, True))
+    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, state.params["discriminator"], inputs, True,
+                                                        jnp.float32(1)))
     assert "adversarial" in terms and "consistency" not in terms and "coarse_consistency" not in terms

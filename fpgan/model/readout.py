@@ -19,7 +19,8 @@ from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, with_readout
 from fpgan.networks.levels import to_float
-from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
+from fpgan.perturbations.registry import apply
+from fpgan.perturbations.suites import SAVED
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the mean variance of the features
 HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
@@ -34,7 +35,7 @@ def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int,
     """Fits how the decoder reads bits out of its features.
 
     The weights minimise the squared error of [hidden, details, 1] @ weights to the bits as -1 and 1, over images that are
-    saved in every way of PERTURBATIONS, plus a ridge penalty that images held out choose; then they are scaled so that
+    saved in every way of suites.SAVED, plus a ridge penalty that images held out choose; then they are scaled so that
     the logits are log-odds.
 
     Args:
@@ -65,15 +66,15 @@ def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int,
     for batch in range(batches):
         bits = rng.integers(0, 2, (BATCH, config.fingerprint_bits), np.uint8)
         images = model.generate(bits, rng.integers(0, 2**32, BATCH, np.uint32), batch_size=_NETWORK_BATCH)
-        saved = np.concatenate([perturb_all(images, name) for name in PERTURBATIONS])
+        saved = np.concatenate([apply(name, images) for name in SAVED])
         parts = np.split(saved, len(saved) // _NETWORK_BATCH)
         moments = held_out if batch % HELD_OUT == 0 else fitted
-        moments += np.asarray(_second_moments([extract(part) for part in parts], np.tile(bits, (len(PERTURBATIONS), 1))))
+        moments += np.asarray(_second_moments([extract(part) for part in parts], np.tile(bits, (len(SAVED), 1))))
         progress((batch + 1) * BATCH, batches * BATCH)
     candidates = {ridge: _ridge_regression(fitted, width, features, ridge) for ridge in RIDGES}
     ridge = min(RIDGES, key=lambda ridge: _squared_error(held_out, candidates[ridge]))
     weights = candidates[ridge] * _log_odds_scale(held_out, candidates[ridge])
-    done = {"images": batches * BATCH, "saved_as": list(PERTURBATIONS), "ridge": ridge}
+    done = {"images": batches * BATCH, "saved_as": list(SAVED), "ridge": ridge}
     return with_readout(config, params["decoder"], weights.astype(np.float32)), done
 
 
