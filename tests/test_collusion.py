@@ -1,9 +1,13 @@
 """Mixed pictures of several users, and pooled ones of one: the counts of the two reports on a model without networks."""
 
+import json
+
 import numpy as np
 import pytest
 from fake_model import FakeModel
 
+import fpgan.model
+from fpgan.cli import app
 from fpgan.errors import FpganError
 from fpgan.evaluation import collusion as mixing
 from fpgan.evaluation import pooling as pools
@@ -42,16 +46,11 @@ def test_the_report_on_collusion_counts_whom_the_verdict_names():
     assert len(mixing.lines(rows)) == 1 + len(rows)
 
 
-def damaged(images, first):
-    rng = np.random.default_rng([9, first])
-    return np.clip(images + rng.normal(0, 150, images.shape), 0, 255).astype(np.uint8)
-
-
 def test_the_report_on_pooling_rises_with_the_images():
-    rows = pooling(FakeModel(), {"nothing": lambda images, first: images, "noise": damaged}, counts=(1, 4, 16), suspects=30,
+    rows = pooling(FakeModel(), ("png", "noise:128+noise:128"), counts=(1, 4, 16), suspects=30,
                    registry_size=1000)
     assert [(row["perturbation"], row["images"]) for row in rows] == [
-        (name, count) for name in ("nothing", "noise") for count in (1, 4, 16)]
+        (name, count) for name in ("png", "noise:128+noise:128") for count in (1, 4, 16)]
     assert all(row["attributed"] == row["attributed_by_hard_bits"] == 30 for row in rows[:3])
     noisy = [row["attributed"] for row in rows[3:]]
     assert noisy[0] < noisy[1] < noisy[2] == 30 and all(row["wrong"] == 0 for row in rows)
@@ -65,4 +64,20 @@ def test_senseless_numbers_are_refused(wrong):
     with pytest.raises(FpganError):
         collusion(FakeModel(), **{"colluders": (2,), "registry_sizes": (50,), "trials": 1} | wrong)
     with pytest.raises(FpganError):
-        pooling(FakeModel(), {}, suspects=2)
+        pooling(FakeModel(), (), suspects=2)
+
+
+@pytest.mark.parametrize("suite, named", [("collusion", "patches"), ("pooling", "jpeg:50")])
+def test_the_command_prints_and_writes_the_rows(suite, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fpgan.model, "load", lambda name: FakeModel(), raising=False)
+    out = tmp_path / "rows.jsonl"
+    command = ["evaluate", "--suite", suite, "--images", "12", "--registry-size", "1200", "--seed", "3", "--out", str(out)]
+    assert app.main(command) == 0
+    shown = capsys.readouterr().out
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert named in shown and "seed 3" in shown and f"written to {out}" in shown
+    assert {row["users"] for row in rows} == ({1000, 1200} if suite == "collusion" else {1200})
+    assert all(row["model"] == "fake 00112233aabbccdd" and row["seed"] == 3 for row in rows)
+    assert {row.get("trials", row.get("suspects")) for row in rows} == {12}
+    assert max(map(len, shown.splitlines())) <= 100
+    assert app.main([*command[:3], "--registry-size", "5"]) == 2 and "expected numbers" in capsys.readouterr().err

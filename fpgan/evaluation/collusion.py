@@ -13,6 +13,7 @@ import numpy as np
 from fpgan.attribution.search import blocks
 from fpgan.attribution.soft_decision import Found, find_users
 from fpgan.errors import FpganError
+from fpgan.evaluation.samples import random_packed
 
 _MIXES_AT_ONCE = 64
 _PATCHES = 4  # a side
@@ -68,7 +69,7 @@ def collusion(model, *, colluders: Sequence[int] = (2, 3, 5, 10), registry_sizes
     """
     _check(colluders, registry_sizes, mixes, trials)
     streams = np.random.default_rng(seed).spawn(3)
-    packed = _random_packed(streams[0], max(registry_sizes), model.n_bits)
+    packed = random_packed(streams[0], max(registry_sizes), model.n_bits)
     places = np.stack([streams[1].choice(min(registry_sizes), max(colluders), replace=False) for _ in range(trials)])
     latents = streams[1].choice(2**32, trials, replace=False).astype(np.uint32)
     logits = _mixed_logits(model, packed[places], latents, colluders, mixes, streams[2], batch_size)
@@ -78,12 +79,12 @@ def collusion(model, *, colluders: Sequence[int] = (2, 3, 5, 10), registry_sizes
 
 def lines(rows: Sequence[dict]) -> list[str]:
     """Lays out what `collusion` returned as lines of at most 100 columns."""
-    table = [f"{'mix':<9}{'K':>3}{'users':>12}{'pictures':>10}{'caught':>9}{'(hard bits)':>13}{'innocent named':>16}"
-             f"{'colluders named':>17}{'best is one':>13}"]
+    table = [f"{'mix':<9}{'K':>3}{'users':>12}{'pictures':>9}{'caught':>8}{'(hard bits)':>13}{'innocent named':>16}"
+             f"{'colluders named':>16}{'best is one':>13}"]
     for row in rows:
         count = row["trials"]
-        table.append(f"{row['mix']:<9}{row['colluders']:>3}{row['users']:>12,}{count:>10}{row['caught'] / count:>9.1%}"
-                     f"{row['caught_by_hard_bits'] / count:>13.1%}{row['accused']:>16}{row['named']:>17.2f}"
+        table.append(f"{row['mix']:<9}{row['colluders']:>3}{row['users']:>12,}{count:>9}{row['caught'] / count:>8.1%}"
+                     f"{row['caught_by_hard_bits'] / count:>13.1%}{row['accused']:>16}{row['named']:>16.2f}"
                      f"{row['first'] / count:>13.1%}")
     return table
 
@@ -122,13 +123,6 @@ def _named(found: Sequence[Found]) -> list[set[int]]:
 def _caught(named: Sequence[set[int]], guilty: Sequence[set[int]]) -> int:
     """Counts the pictures for which somebody is named, and colluders alone."""
     return sum(bool(who) and who <= those for who, those in zip(named, guilty, strict=True))
-
-
-def _random_packed(rng: np.random.Generator, count: int, n_bits: int) -> np.ndarray:
-    """Draws uniform fingerprints as uint8 [count, ceil(n / 8)], the unused bits zero."""
-    packed = rng.integers(0, 256, (count, -(-n_bits // 8)), dtype=np.uint8)
-    packed[:, -1] &= 0xFF << (-n_bits % 8) & 0xFF
-    return packed
 
 
 def _check(colluders: Sequence[int], registry_sizes: Sequence[int], mixes: Sequence[str], trials: int) -> None:

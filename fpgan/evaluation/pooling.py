@@ -7,31 +7,34 @@ the same pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from fpgan.attribution.search import blocks
 from fpgan.attribution.soft_decision import find_users, pool
 from fpgan.errors import FpganError
+from fpgan.evaluation.samples import random_packed
+from fpgan.io.images import encode_png, read_image
+from fpgan.perturbations.registry import apply
 
 COUNTS = (1, 2, 4, 8, 16)
+DAMAGED = ("jpeg:50", "noise:16")  # beyond what one image survives
 _SUSPECTS_AT_ONCE = 16
 
 
-def pooling(model, perturbations: Mapping[str, Callable[[np.ndarray, int], np.ndarray]], *, counts: Sequence[int] = COUNTS,
-            suspects: int = 100, registry_size: int = 1_000_000, seed: int = 0, false_positive_rate: float = 1e-6,
+def pooling(model, perturbations: Sequence[str] = DAMAGED, *, counts: Sequence[int] = COUNTS, suspects: int = 100,
+            registry_size: int = 1_000_000, seed: int = 0, false_positive_rate: float = 1e-6,
             batch_size: int = 16) -> list[dict]:
     """Measures the share of suspects attributed to the right user, over numbers of pooled images.
 
     Args:
       model: a Model.
-      perturbations: name -> what is done to a part of all images, uint8 [N, R, R, C] and the index of its first one (a seed
-        for what is random) -> uint8 [N, R, R, C].
+      perturbations: by name (fpgan.perturbations).
       counts: numbers of images per suspect; fewer images are the beginning of more.
       suspects: how many, each another user, all registered.
       registry_size: registered users, at least as many.
-      seed: of registry and latents.
+      seed: of registry, latents, and what perturbations draw.
       false_positive_rate: of a verdict, per suspect over all users.
       batch_size: images per call of the generator.
 
@@ -46,10 +49,10 @@ def pooling(model, perturbations: Mapping[str, Callable[[np.ndarray, int], np.nd
         raise FpganError(f"{suspects} suspects of {list(counts)} images among {registry_size} users; expected numbers of at "
                          "least 1, and a registry that holds all suspects")
     rng = np.random.default_rng(seed)
-    packed = rng.integers(0, 256, (registry_size, -(-model.n_bits // 8)), dtype=np.uint8)
-    packed[:, -1] &= 0xFF << (-model.n_bits % 8) & 0xFF
+    packed = random_packed(rng, registry_size, model.n_bits)
     latents = rng.choice(2**32, (suspects, max(counts)), replace=False).astype(np.uint32)
-    logits = _logits(model, perturbations, np.unpackbits(packed[:suspects], axis=1, count=model.n_bits), latents, batch_size)
+    bits = np.unpackbits(packed[:suspects], axis=1, count=model.n_bits)
+    logits = _logits(model, perturbations, bits, latents, seed, batch_size)
     return [_row(packed, values[:, :count], false_positive_rate) | {"perturbation": name}
             for name, values in logits.items() for count in counts]
 
@@ -66,15 +69,17 @@ def lines(rows: Sequence[dict]) -> list[str]:
     return table
 
 
-def _logits(model, perturbations: Mapping[str, Callable], bits: np.ndarray, latents: np.ndarray,
+def _logits(model, perturbations: Sequence[str], bits: np.ndarray, latents: np.ndarray, seed: int,
             batch_size: int) -> dict[str, np.ndarray]:
     """Generates every suspect's images once, perturbs them in each way, and decodes: name -> [suspects, images, n]."""
     suspects, images = latents.shape
     logits = {name: np.empty((suspects, images, model.n_bits), np.float32) for name in perturbations}
     for part in blocks(suspects, _SUSPECTS_AT_ONCE):
         made = model.generate(np.repeat(bits[part], images, axis=0), latents[part].ravel(), batch_size=batch_size)
-        for name, perturb in perturbations.items():
-            logits[name][part] = model.decode(perturb(made, part.start * images)).reshape(-1, images, model.n_bits)
+        for name in perturbations:
+            saved = [encode_png(image) for image in apply(name, made, seed, part.start * images)]
+            read = np.stack([read_image(image, model.resolution)[0] for image in saved])  # fitted as files are
+            logits[name][part] = model.decode(read).reshape(-1, images, model.n_bits)
     return logits
 
 
