@@ -12,12 +12,12 @@ Nothing is imported or computed before it is used.
 import importlib
 from typing import TYPE_CHECKING
 
+from fpgan.version import __version__
+
 if TYPE_CHECKING:
     from fpgan.errors import FpganError
     from fpgan.fingerprint import Fingerprint
     from fpgan.model.model import Model, load
-
-__version__ = "0.1.0"
 
 _HOMES = {"load": "fpgan.model", "Model": "fpgan.model", "Fingerprint": "fpgan.fingerprint",
           "FpganError": "fpgan.errors"}

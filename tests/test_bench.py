@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpgan.benchmarks import bench as bench_module
-from fpgan.benchmarks import throughput
+from fpgan.benchmarks import throughput, timing
 from fpgan.benchmarks.bench import bench, table
 from fpgan.benchmarks.timing import Settings
 from fpgan.errors import FpganError
@@ -49,13 +48,13 @@ def test_the_whole_generator_runs_with_grouped_convolutions_and_then_without():
 def test_calls_take_turns_after_one_that_does_not_count():
     order = []
     calls = {name: lambda name=name: order.append(name) or jnp.zeros(()) for name in "ab"}
-    seconds = bench_module.time_in_turns(calls, 3)
+    seconds = timing.time_in_turns(calls, 3)
     assert order == list("ab" * 4)
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_flops_of_a_matrix_product_are_counted():
-    program = bench_module.compile_program(lambda a, b: a @ b, jnp.ones((32, 48)), jnp.ones((48, 64)))
+    program = timing.compile_program(lambda a, b: a @ b, jnp.ones((32, 48)), jnp.ones((48, 64)))
     assert program.flops == pytest.approx(2 * 32 * 48 * 64, rel=0.05)
     assert program.call().shape == (32, 64) and program.compile_seconds > 0
 
@@ -116,7 +115,7 @@ def test_a_wrong_formulation_is_not_timed(monkeypatch):
     (["decode"], Settings(fingerprints=-5), "fingerprints -5"), (["decode"], Settings(seed=-1), "seed is -1"),
 ])
 def test_senseless_wishes_are_refused_before_anything_is_timed(tasks, settings, message, monkeypatch):
-    monkeypatch.setattr(throughput, "random_params", None)
+    monkeypatch.setattr("fpgan.benchmarks.bench.random_params", None)
     with pytest.raises(FpganError, match=message):
         bench(tasks, TINY, settings)
 

@@ -16,14 +16,13 @@ from fake_model import N_BITS, FakeModel
 from fpgan.attribution import issue
 from fpgan.decoding import shards
 from fpgan.decoding.decode import attribute_rows, decode_files
-from fpgan.decoding.rows import Row, write_rows
+from fpgan.decoding.rows import Row, row_file, write_rows
 from fpgan.decoding.shards import Question, decode_folder, is_folder
 from fpgan.distributed.environment import Share
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
 from fpgan.io.files import write_file
-from fpgan.io.tables import row_file
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 RUN = """

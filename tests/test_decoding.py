@@ -15,13 +15,13 @@ from fake_model import N_BITS, RESOLUTION, FakeModel
 from fpgan.attribution import issue
 from fpgan.decoding import decode
 from fpgan.decoding.decode import attribute_rows, decode_files
-from fpgan.decoding.rows import Row, write_rows
+from fpgan.decoding.rows import Row, column_types, row_file, write_rows
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
 from fpgan.generation.generate import generate_set
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png
-from fpgan.io.tables import row_file, row_writer
+from fpgan.io.tables import table_writer
 
 USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 
@@ -105,7 +105,8 @@ def test_csv_and_json_lines_say_the_same(samples, tmp_path):
     rows = list(attribute_rows(decode_files(FakeModel(), [samples]), USERS, 1e-6, 2.0))
     for with_verdict in (True, False):
         text = io.StringIO()
-        write_rows(rows, row_writer(text, "csv", with_verdict))
+        write = table_writer(text, "csv", column_types(with_verdict))
+        write_rows(rows, lambda row, write=write, with_verdict=with_verdict: write(row.columns(with_verdict)))
         table = list(csv.DictReader(io.StringIO(text.getvalue())))
         with row_file(tmp_path / "out.jsonl", None, with_verdict) as write:
             write_rows(rows, write)

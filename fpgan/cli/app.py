@@ -74,7 +74,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(_overview())
         return 0
     if verb == "--version":
-        from fpgan import __version__
+        from fpgan.version import __version__
         print(f"fpgan {__version__}")
         return 0
     if verb not in VERBS:

@@ -64,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.attribution.verdict import explain
     from fpgan.cli.options import open_registry
     from fpgan.decoding.decode import attribute_rows, decode_files
-    from fpgan.decoding.rows import write_rows
+    from fpgan.decoding.rows import row_file, write_rows
     from fpgan.decoding.shards import Question, is_folder
-    from fpgan.io.tables import row_file
 
     model = fpgan.load(args.model)
     named = args.user + (read_users(args.users) if args.users else [])

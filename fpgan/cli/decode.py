@@ -79,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs `fpgan decode`; returns the exit code that its help states."""
     import fpgan
     from fpgan.decoding.decode import decode_files
-    from fpgan.decoding.rows import write_rows
+    from fpgan.decoding.rows import row_file, write_rows
     from fpgan.decoding.shards import Question, is_folder
-    from fpgan.io.tables import row_file
 
     if is_folder(args.out):
         return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)

@@ -93,10 +93,10 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
 
     from fpgan.attribution import issue, write
     from fpgan.decoding.decode import attribute_rows, decode_files
+    from fpgan.decoding.rows import row_file
     from fpgan.generation.generate import generate_set
     from fpgan.io.files import write_file
     from fpgan.io.images import encode_png
-    from fpgan.io.tables import row_file
     from fpgan.model.model import load
 
     model = load(model_name)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fpgan.attribution.verdict import Verdict, evenness
+from fpgan.io.tables import table_file
+
+# The types of a row's columns, see `fpgan.io.tables.table_file`; what is not here is a string.
+_TYPES = {"matches": "int32", "log10_p": "float64", "confidence": "float64", "evenness": "float64", "resized": "bool"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,3 +95,26 @@ def write_rows(rows: Iterable[Row], *sinks: Callable[[Row], None]) -> Tally:
             sink(row)
         tally.add(row)
     return tally
+
+
+def column_types(with_verdict: bool) -> dict[str, str]:
+    """Returns the names and types of the columns that rows have, see `fpgan.io.tables.table_file`."""
+    return {name: _TYPES.get(name, "string") for name in Row("").columns(with_verdict)}
+
+
+@contextlib.contextmanager
+def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: bool,
+             sync: bool = False) -> Iterator[Callable[[Row], None]]:
+    """Opens a file of rows, see `fpgan.io.tables.table_file`.
+
+    Args:
+      path: the file; standard output without it.
+      format: one of `fpgan.io.tables.FORMATS`; by the ending of the path when None.
+      with_verdict: whether the rows have verdicts.
+      sync: wait until the disk has the file before it takes its place.
+
+    Yields:
+      A function that writes one Row.
+    """
+    with table_file(path, format, column_types(with_verdict), sync) as write:
+        yield lambda row: write(row.columns(with_verdict))

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from fpgan.attribution.registry import Registry
 from fpgan.decoding.decode import attribute_rows, decode_sources
-from fpgan.decoding.rows import Row, Tally, write_rows
+from fpgan.decoding.rows import Row, Tally, row_file, write_rows
 from fpgan.distributed.environment import Share
 from fpgan.distributed.work import Claim, begin, claim, shard_name, wait_for_claim
 from fpgan.errors import FpganError
 from fpgan.io.files import is_temporary, remove_temporaries, write_file
 from fpgan.io.listing import Source, image_sources
-from fpgan.io.tables import format_of, row_file
+from fpgan.io.tables import format_of
 
 SHARD_SIZE = 16384
 _ABOUT = "_fpgan"

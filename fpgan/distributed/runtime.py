@@ -16,12 +16,12 @@ from jax import lax
 from jax._src import distributed  # for the key-value store that the processes share; it has no public name
 from jax.experimental import multihost_utils
 
-import fpgan
 from fpgan.distributed.devices import AXIS
 from fpgan.distributed.environment import PATIENCE, Place, find_place
 from fpgan.distributed.process_group import Fleet, Hub, listen
 from fpgan.errors import FpganError
 from fpgan.io.files import reason
+from fpgan.version import __version__
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def initialize(say: Callable[[str], None], place: Place | None) -> None:
         _fleet = _join_fleet(say, place)
     except (RuntimeError, OSError) as error:
         _give_up(say, place, reason(error))
-    _fleet.meet({"fpgan": fpgan.__version__, "jax": jax.__version__})
+    _fleet.meet({"fpgan": __version__, "jax": jax.__version__})
     patience.cancel()
     # CPU processes have 30 seconds to connect to each other, one device for each or all: now, while they are all here.
     multihost_utils.sync_global_devices("joined")

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Sequence
 
-import fpgan
+from fpgan.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "safetensors")
 
@@ -29,7 +29,7 @@ def provenance(command: str, packages: Sequence[str] = ()) -> dict:
     return {
         "command": command,
         "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "fpgan": fpgan.__version__,
+        "fpgan": __version__,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in (*_PACKAGES, *packages)},
         "device": {"name": device_name(device), "platform": device.platform, "count": jax.device_count()},

@@ -8,11 +8,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import IO, BinaryIO
 
-from fpgan.decoding.rows import Row
 from fpgan.errors import FpganError, missing_extra
 from fpgan.io.files import replacing, writing
 
@@ -21,13 +20,13 @@ _ENDINGS = {"json": "jsonl", "ndjson": "jsonl", "pq": "parquet"}
 _ROWS_PER_GROUP = 4096  # of a Parquet file
 
 
-def row_writer(stream: IO[str], format: str, with_verdict: bool) -> Callable[[Row], None]:
-    """Returns a function that writes a row to a text stream, as CSV (header first) or JSON lines."""
+def table_writer(stream: IO[str], format: str, columns: Iterable[str]) -> Callable[[dict], None]:
+    """Returns a function that writes a row, by column, to a text stream, as CSV (header first) or JSON lines."""
     if format == "jsonl":
-        return lambda row: print(json.dumps(row.columns(with_verdict)), file=stream)
-    writer = csv.DictWriter(stream, list(Row("").columns(with_verdict)), lineterminator="\n")
+        return lambda row: print(json.dumps(row), file=stream)
+    writer = csv.DictWriter(stream, list(columns), lineterminator="\n")
     writer.writeheader()
-    return lambda row: writer.writerow(row.columns(with_verdict))
+    return writer.writerow
 
 
 def format_of(path: str | os.PathLike | None, format: str | None) -> str:
@@ -51,8 +50,9 @@ def format_of(path: str | os.PathLike | None, format: str | None) -> str:
 
 
 @contextlib.contextmanager
-def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: bool, sync: bool = False) -> Iterator:
-    """Opens a file of rows that takes its place when the block ends well; standard output without a path.
+def table_file(path: str | os.PathLike | None, format: str | None, columns: Mapping[str, str],
+               sync: bool = False) -> Iterator[Callable[[dict], None]]:
+    """Opens a file for a table that takes its place when the block ends well; standard output without a path.
 
     Rows of text are UTF-8, and file names that are not come out byte by byte as they are; in Parquet, such bytes are
     escaped.
@@ -60,11 +60,11 @@ def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: b
     Args:
       path: the file; its ending says the format when `format` is None.
       format: one of FORMATS.
-      with_verdict: whether the rows have verdicts.
+      columns: name -> type by the name that Arrow has for it: string, bool, int32, float64 ...; each may be None in a row.
       sync: wait until the disk has the file before it takes its place.
 
     Yields:
-      A function that writes one Row.
+      A function that writes one row, a dict with these keys in this order.
 
     Raises:
       FpganError: neither format nor ending say what to write, or the file cannot be written.
@@ -73,15 +73,15 @@ def row_file(path: str | os.PathLike | None, format: str | None, with_verdict: b
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        yield row_writer(sys.stdout, format, with_verdict)
+        yield table_writer(sys.stdout, format, columns)
         return
     with replacing(path, sync) as file:
         if format == "parquet":
-            with _parquet_writer(file, with_verdict) as write:
+            with _parquet_writer(file, columns) as write:
                 yield write
             return
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        yield row_writer(text, format, with_verdict)
+        yield table_writer(text, format, columns)
         with writing(path):
             text.flush()
         text.detach()
@@ -98,21 +98,18 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
 
 
 @contextlib.contextmanager
-def _parquet_writer(file: BinaryIO, with_verdict: bool) -> Iterator[Callable[[Row], None]]:
+def _parquet_writer(file: BinaryIO, columns: Mapping[str, str]) -> Iterator[Callable[[dict], None]]:
     """Yields a function that writes a row to a Parquet file, in groups of rows."""
     arrow, parquet = import_pyarrow()
-    kinds = {"matches": arrow.int32(), "log10_p": arrow.float64(), "confidence": arrow.float64(),
-             "evenness": arrow.float64(), "resized": arrow.bool_()}
-    schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in Row("").columns(with_verdict)])
+    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
     rows: list[dict] = []
 
     def flush():
         writer.write_table(arrow.Table.from_pylist(rows, schema))
         rows.clear()
 
-    def write(row: Row):
-        columns = row.columns(with_verdict)
-        rows.append({name: _as_utf8(value) if isinstance(value, str) else value for name, value in columns.items()})
+    def write(row: dict):
+        rows.append({name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()})
         if len(rows) == _ROWS_PER_GROUP:
             flush()
 

@@ -3,34 +3,28 @@
 import numpy as np
 
 from fpgan.attribution.verdict import evenness
-from fpgan.errors import FpganError
 from fpgan.model.model import Model
 
 LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
 
 
-def evenness_threshold(model: Model, config, count: int = 512) -> float | None:
+def evenness_threshold(model: Model, source, seed: int, count: int = 512) -> float | None:
     """An evenness of logits that tells the model's own images from its training images.
 
     It is empirical; the p-value of an attribution does not depend on it.
 
     Args:
       model: the model.
-      config: the training config, for data and seed.
+      source: the training images (fpgan.data.sources.open_source), or a sample of their kind.
+      seed: of the choice of images, fingerprints and latents.
       count: images of each kind.
 
     Returns:
       The midpoint between the 99th percentile over training images and the first percentile over generated images. None
-      where the training images are not at hand, the decoder reads its own images too poorly for any such claim (as in a
-      model trained without fingerprints), or the percentiles are the other way round.
+      where the decoder reads its own images too poorly for any such claim (as in a model trained without fingerprints), or
+      the percentiles are the other way round.
     """
-    from fpgan.data.sources import open_source
-
-    try:
-        source = open_source(config.data)
-    except FpganError:
-        return None
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
     own = model.generate(bits, rng.integers(0, 2**32, count, np.uint32))
     others = np.stack([source[int(i)] for i in rng.integers(0, len(source), count)])

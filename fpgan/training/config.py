@@ -11,7 +11,6 @@ from pathlib import Path
 import ml_collections
 
 from fpgan.errors import FpganError
-from fpgan.model.readout import LEAST_FIT
 from fpgan.perturbations.sampling import parse_ranges
 
 # The least value of every field that counts something.
@@ -118,8 +117,11 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if 0 < config.export.fit_images < LEAST_FIT:
-        raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no fit")
+    if config.export.fit_images:
+        from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
+
+        if config.export.fit_images < LEAST_FIT:
+            raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")

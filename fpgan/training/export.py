@@ -55,10 +55,21 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     params = averaged_params(config, state)
     if config.export.fit_images:
         params["decoder"], info["reader"] = fit_reader(network, params, config.export.fit_images, config.seed, progress)
-    threshold = evenness_threshold(from_params(network, params, info), config)
+    threshold = _threshold(from_params(network, params, info), config)
     info |= {} if threshold is None else {"evenness_threshold": threshold}
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
     return load(Path(out).absolute())
+
+
+def _threshold(model: Model, config) -> float | None:
+    """The evenness threshold of a model; None also where the training images are not at hand."""
+    from fpgan.data.sources import open_source
+
+    try:
+        source = open_source(config.data)
+    except FpganError:
+        return None
+    return evenness_threshold(model, source, config.seed)
 
 
 def read_config(workdir: str | Path):
