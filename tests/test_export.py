@@ -43,7 +43,7 @@ class Reader:
     (0.99, 0.4, None),  # as even on training images as on its own
 ])
 def test_a_threshold_needs_bits_that_are_read_and_evenness_that_differs(accuracy, share, expected):
-    found = calibration.evenness_threshold(Reader(accuracy, share), open_source(tiny.config().data), 0)
+    found = calibration.evenness_threshold(Reader(accuracy, share), open_source(tiny.config().data, 8), 0)
     assert found == (expected and pytest.approx(expected, rel=0.02))
 
 

@@ -50,7 +50,7 @@ def wait_for_step(process, step):
 
 
 def final_state(workdir):
-    state = Checkpoints(workdir).restore(init_state(tiny.config(), tiny.network()))
+    state = Checkpoints(workdir).restore(init_state(tiny.config()))
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
@@ -136,7 +136,7 @@ def test_export_gives_a_model_of_the_moving_averages(uninterrupted, tmp_path):
 def test_a_run_can_start_from_a_model(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
     model = export(uninterrupted, tmp_path / "model")
-    params = init_state(tiny.config(), tiny.network()).params
+    params = init_state(tiny.config()).params
     both = dict(model.params) | {"discriminator": params["discriminator"]}
     save_model(tmp_path / "with_discriminator", model.config, both, {})
     for name in ("model", "with_discriminator"):
@@ -165,7 +165,7 @@ def test_nan_stops_the_run_and_names_step_and_term(tmp_path, monkeypatch, poison
         loop.train(tiny.config(every=dict(log=3)), tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest == 8
-    state = checkpoints.restore(init_state(tiny.config(), tiny.network()))
+    state = checkpoints.restore(init_state(tiny.config()))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
@@ -184,7 +184,7 @@ def test_resident_and_streamed_training_see_the_same_images(tmp_path, monkeypatc
     trained = [loop.train(tiny.config(data=dict(resident=resident), total_images=32 * 3), tmp_path / str(resident))
                for resident in (True, False)]
     a, b = (jax.tree.leaves(state.params["discriminator"]) for state in trained)
-    start = jax.tree.leaves(init_state(tiny.config(), tiny.network()).params["discriminator"])
+    start = jax.tree.leaves(init_state(tiny.config()).params["discriminator"])
     assert max(np.abs(x - y).max() for x, y in zip(a, start, strict=True)) > 1e-3
     for x, y in zip(a, b, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
@@ -235,7 +235,7 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_model_that_means_something_else_by_its_parameters_is_no_start(tmp_path):
-    state = init_state(tiny.config(), tiny.network())
+    state = init_state(tiny.config())
     save_model(tmp_path / "model", tiny.network(), dict(state.ema), {})
     with pytest.raises(FpganError, match="network.decoder_linear_gain is 2.0, there 8.0"):
         loop.train(tiny.config(init_from=str(tmp_path / "model"), network=dict(decoder_linear_gain=2.0)), tmp_path / "run")

@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fpgan.data import prepared, robohash
 from fpgan.data.folder import list_own_images
-from fpgan.data.settings import prepared_folder, read_settings
+from fpgan.data.settings import DataSettings, prepared_folder, read_settings
 from fpgan.errors import FpganError
 from fpgan.io.files import locked
 
@@ -36,7 +37,7 @@ class Report:
     others: tuple[str, ...] = ()
 
 
-def prepare(data, progress=None):
+def prepare(data: Mapping | DataSettings, resolution: int, progress: Callable[[int, int], None] | None = None) -> Report:
     """Prepares the images that a config's `data` part asks for.
 
     A set appears under its name only when it is whole. A run that was killed leaves files under a temporary
@@ -45,6 +46,7 @@ def prepare(data, progress=None):
 
     Args:
       data: a mapping with the fields of `settings.DataSettings`.
+      resolution: side length in pixels (public sets keep their own size; training scales them).
       progress: called as progress(images done, images in all) every now and then (not for public sets: TFDS
         draws its own bars).
 
@@ -56,28 +58,30 @@ def prepare(data, progress=None):
         preparing the same set.
     """
     settings = read_settings(data)
+    if not isinstance(resolution, int) or resolution < 1:
+        raise FpganError(f"the resolution is {resolution!r}; expected a whole number of at least 1")
     try:
         if settings.name == "tfds":
             return _prepare_public(settings)
-        return _prepare_own(settings, prepared_folder(settings), progress)
+        return _prepare_own(settings, resolution, prepared_folder(settings, resolution), progress)
     except OSError as error:
         raise FpganError(f"cannot prepare {settings.name} in {settings.data_dir!r}: {error}; mend that and"
                          " run the same command again") from error
 
 
-def _prepare_own(settings, folder, progress):
+def _prepare_own(settings, resolution, folder, progress):
     """Prepares cats or the user's own images in the folder of this version."""
     listing = None
     if settings.name == "folder":
         listing = list_own_images(settings.path)
     else:
-        robohash.check(settings.resolution)
+        robohash.check(resolution)
     with locked(folder.parent / ".lock", wait=False):
         if prepared.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
             return _report(folder, nothing_to_do=True)
         _remove_leftovers(folder)
         with prepared.quiet_tfds() as tfds:
-            builder = _builder(settings, listing, folder.parent.name)
+            builder = _builder(settings, resolution, listing, folder.parent.name)
             builder.progress = progress or builder.progress
             downloads = str(folder.with_name("incomplete.downloads"))  # TFDS insists on having one
             builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD, download_dir=downloads)
@@ -85,9 +89,9 @@ def _prepare_own(settings, folder, progress):
         return _report(folder)
 
 
-def _builder(settings, listing, variant):
+def _builder(settings, resolution, listing, variant):
     from fpgan.data import builders
-    common = dict(name=variant, resolution=settings.resolution)
+    common = dict(name=variant, resolution=resolution)
     if listing is None:
         return builders.RobohashCats(data_dir=settings.data_dir,
                                      config=builders.CatsConfig(count=settings.count, **common))

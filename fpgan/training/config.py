@@ -1,17 +1,25 @@
 """The training config: every field with its default, which is the paper's setting, and how to read one."""
 
 import ast
+import dataclasses
 import difflib
+import functools
 import math
+import operator
 import os
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import ml_collections
 
+from fpgan.data.settings import DataSettings
 from fpgan.errors import FpganError
+from fpgan.networks.config import NetworkConfig
 from fpgan.perturbations.sampling import parse_ranges
+
+# Keys that older configs and commands use -> the field that holds the value now.
+RENAMED_KEYS = {"data.resolution": "network.resolution"}
 
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
@@ -28,16 +36,8 @@ def default() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dict(
         name="fpgan",
         seed=0,
-        data=dict(name="folder", resolution=128, data_dir="data", path="", count=0, take=0, tfds_name="", split="train",
-                  crop="center", resident=True, workers=0),
-        network=dict(
-            resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
-            channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
-            decoder_linear=False, decoder_linear_gain=8.0, decoder_linear_levels=1, discriminator_channel_base=0,
-            discriminator_channel_max=0,
-            mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", fingerprint_strength=1.0,
-            modulated_min=0, modulated_max=0, noise="random", minibatch_stddev_group=4,
-            minibatch_stddev_order="contiguous", label_size=0, compute_dtype="float32"),
+        data=dataclasses.asdict(DataSettings()) | dict(resident=True, workers=0),
+        network=NetworkConfig().to_dict(),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
             quantize=False, discriminator_noise=0.0,
@@ -89,26 +89,49 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
 def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
     """Sets one field, "dotted.key=value", to a value of the type that it has."""
     key, equals, text = override.partition("=")
-    fields = flatten(config)
     if not equals:
         raise FpganError(f"override {override!r}; expected key=value, such as batch_size=32")
-    if key not in fields:
-        near = difflib.get_close_matches(key, fields, n=1, cutoff=0)[0]
-        raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
-    node = config
+    fields, field = flatten(config), RENAMED_KEYS.get(key, key)
+    if field not in fields:
+        raise _unknown(key, fields)
+    set_field(config, field, _parse(key, text, fields[field]))
+
+
+def set_field(config: ml_collections.ConfigDict, key: str, value) -> None:
+    """Sets the field of a dotted key."""
     *parents, leaf = key.split(".")
     for parent in parents:
-        node = node[parent]
-    node[leaf] = _parse(key, text, fields[key])
+        config = config[parent]
+    config[leaf] = value
+
+
+def current(fields: dict) -> dict:
+    """Returns the fields that another version wrote, dotted key -> value, under the keys of this one."""
+    return {RENAMED_KEYS.get(key, key): value for key, value in fields.items()}
+
+
+def architecture(config: ml_collections.ConfigDict) -> NetworkConfig:
+    """Returns the architecture that a config's `network` part describes.
+
+    Raises:
+      FpganError: if a value in it makes no sense.
+    """
+    return NetworkConfig.from_dict(config.network)
 
 
 def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns the config if every field is one that fpgan knows; a field of a config file may be misspelt as well."""
+    """Returns the config if every field is one that fpgan knows and its value makes sense.
+
+    A config file may misspell a field as well; what it sets under a key of RENAMED_KEYS goes to the field that there is now.
+    """
     known = flatten(default())
-    for key in flatten(config):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
+    for key, value in flatten(config).items():
+        if key in RENAMED_KEYS:
+            *parents, leaf = key.split(".")
+            del functools.reduce(operator.getitem, parents, config)[leaf]
+            set_field(config, RENAMED_KEYS[key], value)
+        elif key not in known:
+            raise _unknown(key, known)
     fields = flatten(config)
     for key, least in _LEAST.items():
         if fields[key] < least:
@@ -121,14 +144,13 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
 
         if config.export.fit_images < LEAST_FIT:
-            raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no fit")
+            raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no "
+                             "fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
     parse_ranges(config.objective.perturbations)
-    if config.data.resolution != config.network.resolution:
-        raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
-                         "expected the same")
+    architecture(config)
     return config
 
 
@@ -158,6 +180,11 @@ def flatten(config, prefix: str = "") -> dict:
         nested = isinstance(value, (dict, ml_collections.ConfigDict))
         flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
+
+
+def _unknown(key: str, known: Iterable[str]) -> FpganError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+    return FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
 
 
 def _parse(key: str, text: str, old):

@@ -12,7 +12,6 @@ from fpgan.model.calibration import evenness_threshold
 from fpgan.model.format import check_place, save_model
 from fpgan.model.model import Model, from_params, load
 from fpgan.model.readout import fit_reader
-from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.state import averaged_params, init_state
@@ -46,10 +45,10 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
         if value is not None:
             config.export[key] = value
     configs.check(config)
-    trained = NetworkConfig.from_dict(config.network.to_dict())
+    trained = configs.architecture(config)
     network = dataclasses.replace(trained, fingerprint_strength=trained.fingerprint_strength * config.export.strength)
     checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(jax.eval_shape(lambda: init_state(config, network)), step)
+    state = checkpoints.restore(jax.eval_shape(lambda: init_state(config)), step)
     checkpoints.close()
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = averaged_params(config, state)
@@ -66,7 +65,7 @@ def _threshold(model: Model, config) -> float | None:
     from fpgan.data.sources import open_source
 
     try:
-        source = open_source(config.data)
+        source = open_source(config.data, config.network.resolution)
     except FpganError:
         return None
     return evenness_threshold(model, source, config.seed)
@@ -83,14 +82,10 @@ def read_config(workdir: str | Path):
         raise FpganError(f"no training run in {workdir}: {path.name} is missing; expected the --workdir of fpgan train")
     config = configs.default()
     known = configs.flatten(config)
-    for key, value in read_json(path).items():
+    for key, value in configs.current(read_json(path)).items():
         if key not in known:
             raise FpganError(f"{path}: this fpgan does not know {key!r}; use the version that the run was begun with")
-        node = config
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
+        configs.set_field(config, key, value)
     return config
 
 

@@ -14,7 +14,6 @@ from fpgan.distributed import runtime
 from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplicate
 from fpgan.distributed.preemption import StopFlag
 from fpgan.errors import FpganError
-from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, check_config, last_step, settle_data, where_to_go_on, write_config
 from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
@@ -55,26 +54,25 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
 def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag) -> TrainState:
     """As train, with SIGTERM already noted."""
     report = report if is_main() else lambda line: None
-    network = NetworkConfig.from_dict(config.network.to_dict())
     devices = jax.device_count()
     check_batch(config, devices)
     if is_main():
         check_config(workdir, config)
-    source = open_source(config.data)
+    source = open_source(config.data, config.network.resolution)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
     check_sameness(config, workdir, source)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
-    state = first_state(config, network, checkpoints, report)
+    state = first_state(config, checkpoints, report)
     if is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
         settle_data(workdir, source)
         write_config(workdir, config)
     start, last = int(state.step), config.total_images // config.batch_size
     images = reals(config, source, start)
-    draw = functools.partial(write_grids, workdir, network, source=source, seed=config.seed)
+    draw = functools.partial(write_grids, workdir, config, source)
     draw(state)
-    monitor = Monitor(config, network, source)
-    steps = compile_phases(phases(config, network, config.batch_size // devices, config.data.resident))
+    monitor = Monitor(config, source)
+    steps = compile_phases(phases(config, config.batch_size // devices, config.data.resident))
     log = Log(workdir, start, last, config.batch_size, report)
     image_terms = bool(state.image_terms)
     replicated = replicate(state)
@@ -134,12 +132,12 @@ def closing(checkpoints: Checkpoints, log: Log):
         log.close()
 
 
-def first_state(config, network: NetworkConfig, checkpoints: Checkpoints, report) -> TrainState:
+def first_state(config, checkpoints: Checkpoints, report) -> TrainState:
     """The newest checkpoint of this run, if there is one; else the model `init_from`, if given; else a fresh start."""
-    state = init_state(config, network)
+    state = init_state(config)
     if checkpoints.latest is None:
         if config.init_from:
-            state = state_from_params(config, params_from_model(config.init_from, network, state.params))
+            state = state_from_params(config, params_from_model(config, state.params))
             report(f"starting from the model {config.init_from}")
         counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()}
         report("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))

@@ -21,7 +21,7 @@ from fpgan.evaluation.metrics import bit_accuracy, psnr
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, grid
 from fpgan.model.model import Model, from_params
-from fpgan.networks.config import NetworkConfig
+from fpgan.training.config import architecture
 from fpgan.training.state import averaged_params
 
 _BATCH = 50  # images per call of the two compiled programs, and in memory
@@ -35,18 +35,18 @@ class Monitor:
     Fingerprints and latents are drawn from a stream of their own: 128 bits of it occur nowhere in training.
     """
 
-    def __init__(self, config, network: NetworkConfig, source):
+    def __init__(self, config, source):
         """Draws the inputs and reads the real images, once.
 
         Args:
           config: the training config; `every.evaluate` and `evaluation` say when and what.
-          network: the architecture.
           source: the training images.
 
         Raises:
           FpganError: fewer than two real images, or features that cannot be had.
         """
-        self._config, self._network = config, network
+        self._config, network = config, architecture(config)
+        self._network = network
         self._last = config.total_images // config.batch_size
         self._on = bool(config.every.evaluate) and devices.is_main()
         if not self._on:
@@ -100,22 +100,21 @@ def _parts(count: int) -> list[slice]:
     return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
 
 
-def write_grids(workdir: Path, network: NetworkConfig, state, source, seed: int) -> dict:
+def write_grids(workdir: Path, config, source, state) -> dict:
     """Writes grids/STEP-random.png, -one_latent.png, -one_fingerprint.png and, at step 0, grids/reals.png.
 
     Args:
       workdir: the run's directory.
-      network: the architecture.
-      state: an unreplicated TrainState.
+      config: the training config; its seed is that of the inputs, so that the grids of a run can be compared.
       source: the training images.
-      seed: of the inputs, so that the grids of a run can be compared.
+      state: an unreplicated TrainState.
 
     Returns:
       name -> uint8 picture, as written; nothing in processes but the main one.
     """
     if not devices.is_main():
         return {}
-    rng = np.random.default_rng(seed)
+    rng, network = np.random.default_rng(config.seed), architecture(config)
     model = from_params(network, state.ema, {"name": "in training"})
     count = ROWS * COLUMNS
     prints = rng.integers(0, 2, (count, network.fingerprint_bits), np.uint8)

@@ -27,6 +27,7 @@ from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
 from fpgan.perturbations.sampling import parse_ranges, perturb
 from fpgan.training import losses
+from fpgan.training.config import architecture
 from fpgan.training.state import (
     TrainState,
     advance_curriculum,
@@ -58,25 +59,28 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all phases share: config, architecture, samples per device, and whether `images` is the whole data set."""
+    """What all phases share: config, samples per device, and whether `images` is the whole data set."""
 
     config: object
-    network: NetworkConfig
     device_batch: int
     resident: bool
 
+    @functools.cached_property
+    def network(self) -> NetworkConfig:
+        """The architecture."""
+        return architecture(self.config)
 
-def phases(config, network: NetworkConfig, device_batch: int, resident: bool) -> tuple[Phase, ...]:
+
+def phases(config, device_batch: int, resident: bool) -> tuple[Phase, ...]:
     """Lists the phases of a step in their order.
 
     Args:
       config: the training config.
-      network: the architecture.
       device_batch: samples per device.
       resident: True if the phases get the whole data set, uint8 [size, R, R, 3], and pick their images themselves; False
         if they get the device's share of the batch, uint8 [device_batch, R, R, 3].
     """
-    setup = Setup(config, network, device_batch, resident)
+    setup = Setup(config, device_batch, resident)
     o = config.objective
     listed = [Phase("generator", 1, functools.partial(generator_phase, setup, True), True)]
     if config.curriculum.bits_first:
