@@ -62,13 +62,13 @@ def strike(kind):
 def main():
     """Puts the small parts in place of the large ones."""
     process, when, kind = os.environ.get("FAULT", "-1 0 none").split()
-    plain_reals, plain_source = loop.reals, loop.open_source
+    plain_batches, plain_source = loop.real_batches, loop.open_source
 
     def mine():
         return jax.process_index() == int(process)
 
-    def reals(config, source, start):
-        for step, batch in enumerate(plain_reals(config, source, start), start):
+    def real_batches(config, source, start):
+        for step, batch in enumerate(plain_batches(config, source, start), start):
             time.sleep(float(os.environ.get("PACE", 0)))
             if when == str(step) and mine():
                 print(f"struck at {time.time():.2f}", flush=True)
@@ -80,10 +80,8 @@ def main():
             strike(kind)
         return plain_source(data, resolution)
 
-    loop.init_state, loop.phases, loop.reals, loop.open_source = init_state, phases, reals, open_source
-    loop.write_grids = lambda *args, **kwargs: None
-    loop.Monitor = lambda *args: lambda step, state: {}
-    return app.main()
+    loop.init_state, loop.phases, loop.real_batches, loop.open_source = init_state, phases, real_batches, open_source
+    return app.main([*sys.argv[1:6], "every.grid=0", *sys.argv[6:]])
 
 
 if __name__ == "__main__":

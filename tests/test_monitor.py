@@ -14,7 +14,7 @@ from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import average_pixels
 from fpgan.model.model import from_params
 from fpgan.training import loop
-from fpgan.training.monitor import Monitor
+from fpgan.training.monitor import Monitor, open_monitor
 from fpgan.training.state import averaged_params, init_state
 
 EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_moving_averages(ema_decoder):
     state = state.replace(ema=jax.tree.map(lambda x: 1.5 * x, state.ema))
     source = open_source(settings.data, 8)
     monitor = Monitor(settings, source)
-    result = monitor(3, devices.replicate(state))
+    result = monitor(devices.replicate(state))
 
     params = averaged_params(settings, state)
     decoder = np.asarray(jax.tree.leaves(params["decoder"])[-1])
@@ -96,7 +96,7 @@ def test_the_numbers_are_those_of_the_moving_averages(ema_decoder):
     reals = np.stack([source[i] for i in range(64)])
     full = frechet_distance(moments(average_pixels(images)), moments(average_pixels(reals)))
     assert result["eval_frechet_pixels_8"] == pytest.approx(full, rel=0.2)  # 60 of the 64 real images
-    assert Monitor(settings, source)(4, None) == {}  # not the time to
+    assert open_monitor(tiny.config(), source)(None) == {}  # every.evaluate is 0
 
 
 def test_bad_settings_are_told_before_training():

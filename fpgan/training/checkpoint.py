@@ -91,7 +91,7 @@ def last_step(workdir: str | os.PathLike) -> int | None:
         return None
 
 
-def where_to_go_on(workdir: str | os.PathLike) -> str:
+def resume_hint(workdir: str | os.PathLike) -> str:
     """Says what is left of a run that was cut off, and what to do."""
     step = last_step(workdir)
     if step is None:
@@ -99,7 +99,7 @@ def where_to_go_on(workdir: str | os.PathLike) -> str:
     return f"the last saved step is {step:,} in {workdir}; run the same command again to go on from there"
 
 
-def settle_data(workdir: str | os.PathLike, source) -> None:
+def pin_dataset(workdir: str | os.PathLike, source) -> None:
     """Notes in WORKDIR/data.json what the run learns from, or checks that it is still the same.
 
     Raises:

@@ -23,7 +23,7 @@ RENAMED_KEYS = {"data.resolution": "network.resolution"}
 
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
-          "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
+          "every.grid": 0, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
           "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.fit_images": 0,
@@ -52,7 +52,7 @@ def default() -> ml_collections.ConfigDict:
         batch_size=16,
         total_images=25_000_000,
         ema_half_life_images=10_000.0,
-        every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
+        every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; grid, evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
         export=dict(strength=1.0, fit_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit

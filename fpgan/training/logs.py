@@ -30,13 +30,9 @@ class Log:
         self._pending: list[tuple[int, dict]] = []
         self._measured: dict[str, float] = {}
         self._began = None  # time and step of the first fetch: the rate leaves compilation out
-        self._board = None
-        if not devices.is_main():
-            return
-        keep_until(self._path, start)
-        if importlib.util.find_spec("tensorboardX"):
-            import tensorboardX
-            self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start)
+        self._board = _open_board(workdir, start) if devices.is_main() else None
+        if devices.is_main():
+            keep_until(self._path, start)
 
     def add(self, step: int, scalars: dict, measured: dict[str, float] | None = None) -> None:
         """Notes the scalars (arrays [devices]) of a finished step, without waiting for them, and what was measured after it.
@@ -84,6 +80,15 @@ class Log:
             for name, value in means.items():
                 self._board.add_scalar(name, value, step)
         self._report(progress_line(record, self._last, self._batch))
+
+
+def _open_board(workdir: str | os.PathLike, start: int):
+    """Returns a writer for TensorBoard below the run's directory, or None where tensorboardX is not installed."""
+    if not importlib.util.find_spec("tensorboardX"):
+        return None
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start)
 
 
 def progress_line(record: dict, last: int, batch_size: int) -> str:

@@ -1,25 +1,25 @@
-"""The training loop, and only the loop: data in, steps, logs, sample grids, checkpoints."""
+"""The training loop, and only the loop: data in, steps, logs, sample grids, checkpoints, each when it is due."""
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from fpgan.data.sources import open_source
+from fpgan.data.sources import ImageSource, open_source
 from fpgan.distributed import runtime
 from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplicate
 from fpgan.distributed.preemption import StopFlag
 from fpgan.errors import FpganError
-from fpgan.training.checkpoint import Checkpoints, check_config, last_step, settle_data, where_to_go_on, write_config
+from fpgan.training.checkpoint import Checkpoints, check_config, last_step, pin_dataset, resume_hint, write_config
 from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
-from fpgan.training.monitor import Monitor, write_grids
+from fpgan.training.monitor import open_monitor, write_grids
 from fpgan.training.state import STAGE_INTERVAL, TrainState, init_state, params_from_model, state_from_params
-from fpgan.training.step import phases
+from fpgan.training.step import Phase, phases
 
 
 class TrainingDiverged(FpganError):
@@ -44,17 +44,112 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     Raises:
       FpganError: for bad settings or data; TrainingDiverged on NaN, with the step and the term named.
     """
+    report = report if is_main() else lambda line: None
     stop = StopFlag()
     try:
-        return _train(config, Path(workdir), report, stop)
+        run = set_up(config, Path(workdir), report)
+        with closing(run):
+            loop(run, config.every, stop)
     finally:
         stop.restore()
+    done = int(run.saved.step)
+    report(f"{'stopped' if done < run.last else 'finished'} at step {done:,} of {run.last:,}; saved in {workdir}")
+    return run.saved
 
 
-def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag) -> TrainState:
-    """As train, with SIGTERM already noted."""
-    report = report if is_main() else lambda line: None
-    devices = jax.device_count()
+@dataclasses.dataclass
+class Run:
+    """What a run works with, and its state.
+
+    Attributes:
+      start, last: steps done before, and in the end.
+      state: a TrainState on the devices.
+      saved: the same, unreplicated, as it was last restored or saved.
+      phases: of a step, compiled.
+      staged: whether the curriculum lets the image terms in and out.
+      image_terms: whether they are in.
+      images: gives what the phases of each step take as images.
+      monitor: measures a replicated state.
+      draw: draws the sample grids of an unreplicated state.
+      checkpoints, log: where states and scalars go.
+    """
+
+    start: int
+    last: int
+    state: TrainState
+    saved: TrainState
+    phases: list[Phase]
+    staged: bool
+    image_terms: bool
+    images: Iterator
+    monitor: Callable[[TrainState], dict[str, float]]
+    draw: Callable[[TrainState], object]
+    checkpoints: Checkpoints
+    log: Log
+
+    def step(self, number: int) -> dict:
+        """Runs the phases of a step that are due; returns their scalars, arrays [devices]."""
+        images, scalars = next(self.images), {}
+        if self.staged and number % STAGE_INTERVAL == 0:
+            self.image_terms = bool(unreplicate(self.state.image_terms))
+        for phase in self.phases:
+            if number % phase.interval == 0 and phase.image_terms in (None, self.image_terms):
+                self.state, logged = phase.run(self.state, images)
+                scalars |= logged
+        return scalars
+
+    def flush(self) -> None:
+        """Writes the log so far; raises TrainingDiverged if a scalar in it is not finite."""
+        bad = self.log.flush()
+        if bad:
+            step, term = bad
+            raise TrainingDiverged(f"{term} is not finite at step {step}; the last checkpoint is intact. "
+                                   "Lower the learning rates, or raise objective.r1_gamma, in a new --workdir")
+
+    def save(self) -> None:
+        """Saves the state; raises TrainingDiverged if a parameter is not finite."""
+        state = unreplicate(self.state)
+        for name, tree in state.params.items():
+            if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree)):
+                raise TrainingDiverged(f"the parameters of the {name} are not finite at step {int(state.step)}; "
+                                       "the last checkpoint is intact")
+        self.checkpoints.save(state)
+        self.saved = state
+
+
+def loop(run: Run, every, stop: StopFlag) -> None:
+    """Runs the steps, and after each what is due: measurement, log, checkpoint, sample grids.
+
+    Args:
+      run: is moved on.
+      every: the config's `every`, intervals in steps.
+      stop: asked after each step; a run that is stopped saves, but neither measures nor draws for that.
+    """
+    for number in range(run.start, run.last):
+        scalars = run.step(number)
+        done, last = number + 1, number + 1 == run.last
+        measured = run.monitor(run.state) if due(every.evaluate, done, last) else {}
+        end = last or stop.agreed(number)
+        run.log.add(done, scalars, measured)
+        save = due(every.checkpoint, done, end)
+        if save or measured or due(every.log, done, end):
+            run.flush()
+        if save:
+            run.save()
+        if due(every.grid, done, last):
+            run.draw(unreplicate(run.state))
+        if end:
+            break
+
+
+def due(every: int, done: int, end: bool) -> bool:
+    """Whether something that happens every so many steps (0: never), and in the end, is to happen after `done` steps."""
+    return every > 0 and (end or done % every == 0)
+
+
+def set_up(config, workdir: Path, report: Callable[[str], None]) -> Run:
+    """Opens data, checkpoints and log, makes the state, and compiles the phases; what the user can mend is told here."""
+    devices, every = jax.device_count(), config.every
     check_batch(config, devices)
     if is_main():
         check_config(workdir, config)
@@ -64,56 +159,32 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
     check_sameness(config, workdir, source)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, checkpoints, report)
+    monitor = open_monitor(config, source)
     if is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
-        settle_data(workdir, source)
+        pin_dataset(workdir, source)
         write_config(workdir, config)
-    start, last = int(state.step), config.total_images // config.batch_size
-    images = reals(config, source, start)
     draw = functools.partial(write_grids, workdir, config, source)
-    draw(state)
-    monitor = Monitor(config, source)
-    steps = compile_phases(phases(config, config.batch_size // devices, config.data.resident))
-    log = Log(workdir, start, last, config.batch_size, report)
-    image_terms = bool(state.image_terms)
-    replicated = replicate(state)
-    with closing(checkpoints, log):
-        for step in range(start, last):
-            scalars = {}
-            batch = next(images)
-            if config.curriculum.bits_first and step % STAGE_INTERVAL == 0:
-                image_terms = bool(unreplicate(replicated.image_terms))
-            for phase in steps:
-                if step % phase.interval == 0 and phase.image_terms in (None, image_terms):
-                    replicated, logged = phase.run(replicated, batch)
-                    scalars |= logged
-            measured = monitor(step + 1, replicated)
-            log.add(step + 1, scalars, measured)
-            done = step + 1 == last or stop.agreed(step)
-            if done or (step + 1) % config.every.checkpoint == 0 or (step + 1) % config.every.log == 0 or measured:
-                flush(log)
-            if done or (step + 1) % config.every.checkpoint == 0:
-                state = save(checkpoints, replicated)
-            if step + 1 == last or (step + 1) % config.every.grid == 0:
-                draw(unreplicate(replicated))
-            if done:
-                break
-    report(f"{'stopped' if int(state.step) < last else 'finished'} at step {int(state.step):,} of {last:,}; "
-           f"saved in {workdir}")
-    return state
+    if every.grid:
+        draw(state)
+    start, last = int(state.step), config.total_images // config.batch_size
+    return Run(start, last, replicate(state), state,
+               compile_phases(phases(config, config.batch_size // devices, config.data.resident)),
+               config.curriculum.bits_first, bool(state.image_terms), real_batches(config, source, start), monitor, draw,
+               checkpoints, Log(workdir, start, last, config.batch_size, report))
 
 
-def check_sameness(config, workdir: Path, source) -> None:
+def check_sameness(config, workdir: Path, source: ImageSource) -> None:
     """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
     fleet = runtime.fleet()
     if fleet:
-        fleet.hint = functools.partial(where_to_go_on, workdir)
+        fleet.hint = functools.partial(resume_hint, workdir)
         seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir)}
         local = ("data.data_dir", "data.path", "data.workers")
         fleet.meet({key: value for key, value in flatten(config).items() if key not in local} | seen)
 
 
 @contextlib.contextmanager
-def closing(checkpoints: Checkpoints, log: Log):
+def closing(run: Run) -> Iterator[None]:
     """Waits in the end until the last save is on disk.
 
     Not after an error in one process of several, which would wait for the others, as they for it.
@@ -128,12 +199,12 @@ def closing(checkpoints: Checkpoints, log: Log):
         raise
     finally:
         if alike:
-            checkpoints.close()
-        log.close()
+            run.checkpoints.close()
+        run.log.close()
 
 
-def first_state(config, checkpoints: Checkpoints, report) -> TrainState:
-    """The newest checkpoint of this run, if there is one; else the model `init_from`, if given; else a fresh start."""
+def first_state(config, checkpoints: Checkpoints, report: Callable[[str], None]) -> TrainState:
+    """Returns the newest checkpoint of this run; without one the model `init_from`, if given, or a fresh start."""
     state = init_state(config)
     if checkpoints.latest is None:
         if config.init_from:
@@ -147,8 +218,8 @@ def first_state(config, checkpoints: Checkpoints, report) -> TrainState:
     return state
 
 
-def reals(config, source, start: int):
-    """Iterates over what the phases take as images: the whole set, on the devices, or batch after batch."""
+def real_batches(config, source: ImageSource, start: int) -> Iterator:
+    """Yields what the phases take as images: the whole set, on the devices, or batch after batch from a step on."""
     if config.data.resident:
         images = replicate(source.load_all())
         while True:
@@ -161,26 +232,6 @@ def reals(config, source, start: int):
         yield shard(batch)
 
 
-def compile_phases(listed) -> list:
-    """The phases, each mapped over the devices as one program."""
+def compile_phases(listed: tuple[Phase, ...]) -> list[Phase]:
+    """Returns the phases, each mapped over the devices as one program."""
     return [dataclasses.replace(phase, run=pmap(phase.run)) for phase in listed]
-
-
-def flush(log: Log) -> None:
-    """Writes the log so far; raises TrainingDiverged if a scalar in it is not finite."""
-    bad = log.flush()
-    if bad:
-        step, term = bad
-        raise TrainingDiverged(f"{term} is not finite at step {step}; the last checkpoint is intact. "
-                               "Lower the learning rates, or raise objective.r1_gamma, in a new --workdir")
-
-
-def save(checkpoints: Checkpoints, replicated: TrainState) -> TrainState:
-    """Saves the state if all parameters are finite, and returns it unreplicated."""
-    state = unreplicate(replicated)
-    for name, tree in state.params.items():
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree)):
-            raise TrainingDiverged(f"the parameters of the {name} are not finite at step {int(state.step)}; "
-                                   "the last checkpoint is intact")
-    checkpoints.save(state)
-    return state
