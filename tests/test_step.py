@@ -45,8 +45,8 @@ def test_one_device_and_eight_give_the_same_gradients_and_parameters(name):
     (one, scalars_one), (eight, scalars_eight) = results(1)[name], results(8)[name]
     # beta1 = 0, so Adam's first moment is the gradient itself
     trained = [n for n in one.optimizer if one.optimizer[n].count > 1000]
-    expected = {"generator": ["decoder", "generator"], "path_length": ["generator"]}
-    assert sorted(trained) == expected.get(name, ["discriminator"])
+    trains = {phase.name: phase.trains for phase in step.phases(tiny.config(), 32, True)}
+    assert sorted(trained) == sorted(trains[name])
     for network in trained:
         gradients = [jax.tree.leaves(s.optimizer[network].mu) for s in (one, eight)]
         scale = max(np.abs(g).max() for g in gradients[0])
@@ -71,13 +71,13 @@ def on_one_device(function):
 def test_each_sample_has_its_own_draws_and_they_change_with_step_and_phase():
     config = tiny.config()
     setup = step.Setup(config, 4, True)
-    draw = lambda state, phase: jax.pmap(  # noqa: E731
-        lambda _: step.draw_inputs(setup, state, phase, 4), axis_name=AXIS)(jnp.arange(8))
+    draw = lambda state, stream: jax.pmap(  # noqa: E731
+        lambda _: step.draw_inputs(setup, state, stream, 4), axis_name=AXIS)(jnp.arange(8))
     state = init_state(config)
-    first = draw(state, "generator")
+    first = draw(state, 0)
     assert len(np.unique(np.asarray(first["latents"]).reshape(32, -1), axis=0)) == 32
     assert not np.array_equal(first["fingerprints"], first["other_fingerprints"])
-    for other in (draw(state.replace(step=state.step + 1), "generator"), draw(state, "discriminator")):
+    for other in (draw(state.replace(step=state.step + 1), 0), draw(state, 2)):
         assert not np.array_equal(first["latents"], other["latents"])
 
 
@@ -152,7 +152,7 @@ def test_the_discriminator_sees_images_through_noise():
     images = jnp.zeros((2, 8, 8, 3))
     config = tiny.config(objective=dict(discriminator_noise=0.25))
     setup = step.Setup(config, 4, True)
-    drawn = on_one_device(lambda _: step.draw_inputs(setup, init_state(config), "discriminator", 4))
+    drawn = on_one_device(lambda _: step.draw_inputs(setup, init_state(config), 2, 4))
     noise = np.asarray(step.blind(setup, images[:1], drawn["pixels"]))
     assert noise.std() == pytest.approx(0.25, rel=0.2)
     assert abs(np.corrcoef(np.ravel(drawn["pixels"]), np.ravel(drawn["real_pixels"]))[0, 1]) < 0.15
@@ -164,6 +164,6 @@ def test_terms_of_two_fingerprints_are_left_out_where_they_weigh_nothing():
     config = tiny.config(objective=dict(consistency=0.0, coarse_consistency=0.0, fingerprint=0.0))
     state = init_state(config)
     setup = step.Setup(config, 4, True)
-    inputs = on_one_device(lambda _: step.draw_inputs(setup, state, "generator", 4))
-    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, state.params["discriminator"], inputs, True))
+    inputs = on_one_device(lambda _: step.draw_inputs(setup, state, 0, 4))
+    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, state.params["discriminator"], inputs, True, 1.0))
     assert "adversarial" in terms and "consistency" not in terms and "coarse_consistency" not in terms

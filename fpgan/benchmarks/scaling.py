@@ -19,13 +19,10 @@ from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.training.config import architecture, check_batch
 
-_TRAINED = {"generator": ("generator", "decoder"), "path_length": ("generator",), "discriminator": ("discriminator",),
-            "r1": ("discriminator",)}  # the networks whose gradients a phase averages
 
-
-def gradient_bytes(params: dict, phase: str) -> int:
-    """Bytes of the gradients that a phase averages over the devices: those of the parameters that it trains."""
-    return sum(x.size * x.dtype.itemsize for name in _TRAINED[phase] for x in jax.tree.leaves(params[name]))
+def gradient_bytes(params: dict, trains: tuple[str, ...]) -> int:
+    """Returns the bytes of the gradients that a phase averages over the devices: those of the networks that it trains."""
+    return sum(x.size * x.dtype.itemsize for name in trains for x in jax.tree.leaves(params[name]))
 
 
 def bench_scaling(config, settings, predicted=None) -> dict:
@@ -113,7 +110,7 @@ def count_work(config, device_batch: int) -> list[Work]:
     for phase in phases(config, device_batch, resident=False):
         lowered = devices.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
         flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
-        work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.name)))
+        work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.trains)))
     return work
 
 

@@ -47,6 +47,8 @@ class Phase:
       name: of the phase.
       interval: number of steps between its turns.
       run: (state, images) -> (state, scalars).
+      trains: the networks whose parameters it moves, and whose gradients it averages over the devices.
+      stream: number of the stream that its random inputs come from; it never changes, so that runs go on to the same bits.
       image_terms: whether it runs while the curriculum lets the image terms in (True), while it holds them back (False),
         or always (None). The host picks: on a CPU, convolutions inside `lax.cond` run ten times slower.
     """
@@ -54,6 +56,8 @@ class Phase:
     name: str
     interval: int
     run: Callable
+    trains: tuple[str, ...] = ()
+    stream: int = 0
     image_terms: bool | None = None
 
 
@@ -72,7 +76,7 @@ class Setup:
 
 
 def phases(config, device_batch: int, resident: bool) -> tuple[Phase, ...]:
-    """Lists the phases of a step in their order.
+    """Returns the phases of a step in their order.
 
     Args:
       config: the training config.
@@ -82,21 +86,24 @@ def phases(config, device_batch: int, resident: bool) -> tuple[Phase, ...]:
     """
     setup = Setup(config, device_batch, resident)
     o = config.objective
-    listed = [Phase("generator", 1, functools.partial(generator_phase, setup, True), True)]
-    if config.curriculum.bits_first:
-        listed.append(Phase("bits", 1, functools.partial(generator_phase, setup, False), False))
-    if o.path_length:
-        listed.append(Phase("path_length", o.path_length_interval, functools.partial(path_length_phase, setup), True))
-    listed.append(Phase("discriminator", 1, functools.partial(discriminator_phase, setup), True))
-    if o.r1_gamma:
-        listed.append(Phase("r1", o.r1_interval, functools.partial(r1_phase, setup), True))
+
+    def phase(name, interval, function, trains, stream, image_terms=True):
+        return Phase(name, interval, functools.partial(function, setup, stream), trains, stream, image_terms)
+
+    bits = functools.partial(generator_phase, image_terms=False)  # never in one step with "generator", whose stream it takes
+    listed = [phase("generator", 1, generator_phase, ("generator", "decoder"), 0)]
+    listed += [phase("bits", 1, bits, ("generator", "decoder"), 0, False)] if config.curriculum.bits_first else []
+    listed += [phase("path_length", o.path_length_interval, path_length_phase, ("generator",), 1)] if o.path_length else []
+    listed += [phase("discriminator", 1, discriminator_phase, ("discriminator",), 2)]
+    listed += [phase("r1", o.r1_interval, r1_phase, ("discriminator",), 3)] if o.r1_gamma else []
     return tuple(listed)
 
 
-def generator_phase(setup: Setup, image_terms: bool, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def generator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array, *,
+                    image_terms: bool = True) -> tuple[TrainState, dict]:
     """Updates generator and decoder on the main objective, with or without its image terms; averages; curriculum."""
     del images
-    inputs = draw_inputs(setup, state, "generator", setup.device_batch)
+    inputs = draw_inputs(setup, state, stream, setup.device_batch)
     ramp, level = image_ramp(state), perturbation_level(state)
 
     def objective(params):
@@ -161,12 +168,12 @@ def term_weights(config, ramp: jax.Array) -> dict:
     }
 
 
-def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def path_length_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the generator on the path length penalty, over a part of the batch, times the interval."""
     del images
     o, network = setup.config.objective, setup.network
     batch = setup.device_batch // o.path_length_batch_shrink
-    inputs = draw_inputs(setup, state, "path_length", batch)
+    inputs = draw_inputs(setup, state, stream, batch)
     generator = Generator(network)
 
     def penalty(params):
@@ -190,9 +197,9 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
     return state.replace(path_length_mean=mean), {"path_length": lax.pmean(value, AXIS), "path_length_mean": mean}
 
 
-def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on fresh fakes and on real images."""
-    inputs = draw_inputs(setup, state, "discriminator", setup.device_batch)
+    inputs = draw_inputs(setup, state, stream, setup.device_batch)
     reals = draw_reals(setup, state.step - 1, images)  # the generator phase has counted this step
     fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
                                            inputs["fingerprints"], inputs["noise_keys"])
@@ -209,8 +216,9 @@ def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> t
     return apply_gradients(setup.config, state, {"discriminator": gradients}), scalars
 
 
-def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def r1_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on gamma/2 times the squared gradient at real images, times the interval."""
+    del stream
     o = setup.config.objective
     reals = draw_reals(setup, state.step - 1, images)
 
@@ -224,42 +232,36 @@ def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainS
     return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
 
 
-PHASE_NUMBERS = {"generator": 0, "path_length": 1, "discriminator": 2, "r1": 3}
-
-
-def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict:
-    """Draws this device's random inputs of a phase, a function of (seed, step, phase, global sample index).
+def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dict:
+    """Draws this device's random inputs of a phase, a function of (seed, step, stream, global sample index).
 
     Args:
       setup: what the phases share.
       state: gives the step, and the progress of the curriculum, which scales the latents.
-      phase: a key of PHASE_NUMBERS.
+      stream: of the phase, see Phase.
       batch: samples on this device.
 
     Returns:
       latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
-      {0., 1.}; noise_keys [batch]; pixels [batch, R, R, channels] ~ N(0, 1), and another such real_pixels for the
-      discriminator; perturbation_keys [batch] for the generator. What a phase does not use, the compiler leaves out.
+      {0., 1.}; noise_keys, perturbation_keys [batch]; pixels, real_pixels [batch, R, R, channels] ~ N(0, 1). What a phase
+      does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
-    key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), PHASE_NUMBERS[phase])
+    key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), stream)
 
     def one(index):
         latent, bits, other, noise, pixels, real_pixels = jax.random.split(jax.random.fold_in(key, index), 6)
-        n = (network.fingerprint_bits,)
-        drawn = {
+        n, size = (network.fingerprint_bits,), (network.resolution, network.resolution, network.channels)
+        return {
             "latents": scale * jax.random.normal(latent, (network.latent_size,)),
             "fingerprints": jax.random.bernoulli(bits, shape=n).astype(jnp.float32),
             "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
             "noise_keys": noise,
-            "pixels": jax.random.normal(pixels, (network.resolution, network.resolution, network.channels)),
+            "perturbation_keys": jax.random.fold_in(noise, 1),
+            "pixels": jax.random.normal(pixels, size),
+            "real_pixels": jax.random.normal(real_pixels, size),
         }
-        if phase == "generator":
-            drawn["perturbation_keys"] = jax.random.fold_in(noise, 1)
-        if phase == "discriminator":
-            drawn["real_pixels"] = jax.random.normal(real_pixels, drawn["pixels"].shape)
-        return drawn
 
     return jax.vmap(one)(global_indices(batch))
 
