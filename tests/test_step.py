@@ -165,5 +165,6 @@ def test_terms_of_two_fingerprints_are_left_out_where_they_weigh_nothing():
     state = init_state(config)
     setup = step.Setup(config, 4, True)
     inputs = on_one_device(lambda _: step.draw_inputs(setup, state, 0, 4))
-    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, state.params["discriminator"], inputs, True, 1.0))
+    discriminator = state.params["discriminator"]
+    terms = jax.eval_shape(lambda: step.generator_terms(setup, state.params, discriminator, inputs, True, jnp.ones(())))
     assert "adversarial" in terms and "consistency" not in terms and "coarse_consistency" not in terms
