@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import ml_collections
 
+from fpgan.data.sources import open_source
 from fpgan.errors import FpganError
 from fpgan.io.files import read_json
 from fpgan.model.calibration import evenness_threshold
@@ -19,7 +21,8 @@ from fpgan.training.state import averaged_params, init_state
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
            strength: float | None = None, fit_images: int | None = None,
-           progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
+           progress: Callable[[int, int], None] = lambda done, total: None,
+           report: Callable[[str], None] = lambda line: None) -> Model:
     """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its reader fitted.
 
     Args:
@@ -32,6 +35,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       fit_images: generated images to which the reader is fitted (see readout.py), 0 for none; None for the config's
         `export.fit_images`.
       progress: is given the numbers of images done and in all, while the reader is fitted.
+      report: is given a line on what the model lacks.
 
     Returns:
       The model, as loaded from the directory.
@@ -54,25 +58,17 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     params = averaged_params(config, state)
     if config.export.fit_images:
         params["decoder"], info["reader"] = fit_reader(network, params, config.export.fit_images, config.seed, progress)
-    threshold = _threshold(from_params(network, params, info), config)
-    info |= {} if threshold is None else {"evenness_threshold": threshold}
+    try:
+        source = open_source(config.data, config.network.resolution)
+        info["evenness_threshold"] = evenness_threshold(from_params(network, params, info), source, config.seed)
+    except FpganError as error:
+        report(f"no evenness threshold, so that attribution will not tell unregistered fingerprints from none: {error}")
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
     return load(Path(out).absolute())
 
 
-def _threshold(model: Model, config) -> float | None:
-    """The evenness threshold of a model; None also where the training images are not at hand."""
-    from fpgan.data.sources import open_source
-
-    try:
-        source = open_source(config.data, config.network.resolution)
-    except FpganError:
-        return None
-    return evenness_threshold(model, source, config.seed)
-
-
-def read_config(workdir: str | Path):
-    """The config that a run was begun with.
+def read_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """Returns the config that a run was begun with.
 
     Raises:
       FpganError: if the directory holds no run.
