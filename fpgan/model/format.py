@@ -200,5 +200,5 @@ def check_hash(path: Path, info: dict, config: NetworkConfig, content: bytes) ->
     found = model_hash(config, content)
     if info.get("hash", found) != found:
         raise FpganError(f"{path}: config.json tells the hash {info['hash']!s:.40}, but its architecture and "
-                         f"model.safetensors have {found}; one of them was changed or damaged: copy or export the model again")
+                         f"model.safetensors have {found}; one of them was changed or damaged: copy or export it again")
     return found
