@@ -210,6 +210,17 @@ def test_replicated_trees_come_back():
     back = devices.unreplicate(copies)
     np.testing.assert_array_equal(back["a"], tree["a"])
     assert back["b"] == 7
+    parts = devices.shard(np.arange(16 * 3).reshape(16, 3))
+    assert parts.shape == (8, 2, 3) and [s.data.shape for s in parts.addressable_shards] == [(1, 2, 3)] * 8
+
+
+def test_a_step_moves_nothing_between_host_and_devices_that_does_not_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
+    settings = tiny.config(data=dict(resident=False), total_images=64)
+    assert int(loop.train(settings, tmp_path / "explicit").step) == 2
+    monkeypatch.setattr(loop, "shard", lambda batch: batch.reshape(8, -1, *batch.shape[1:]))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        loop.train(settings, tmp_path / "silent")
 
 
 def test_a_mistake_leaves_no_config_behind_that_the_right_command_differs_from(tmp_path, monkeypatch):

@@ -126,7 +126,8 @@ def loop(run: Run, every, stop: StopFlag) -> None:
       stop: asked after each step; a run that is stopped saves, but neither measures nor draws for that.
     """
     for number in range(run.start, run.last):
-        scalars = run.step(number)
+        with jax.transfer_guard("disallow"):  # what moves between host and devices in a step says so
+            scalars = run.step(number)
         done, last = number + 1, number + 1 == run.last
         measured = run.monitor(run.state) if due(every.evaluate, done, last) else {}
         end = last or stop.agreed(number)
