@@ -23,12 +23,12 @@ def get_config():
         bit_coding="plus_minus_one", noise="learned"))
     config.objective.update(dict(
         fingerprint=5.0, consistency=100.0, coarse_consistency=40.0, quantize=True, out_of_range=1.0,
-        discriminator_noise=0.02, r1_gamma=1.0, path_length=0.0))
+        instance_noise=0.02, r1_gamma=1.0, path_length=0.0))
     config.curriculum.update(dict(bits_first=True, start_accuracy=0.98, hold_accuracy=0.97, latent_images=8_000,
                                   ramp_images=16_000))
     config.optimizer.update(dict(decay_images=60_000))
     config.every.update(dict(evaluate=500))
     config.keep.every = 2_500
     config.total_images = 200_000
-    config.export.fit_images = 40_000
+    config.export.readout_images = 40_000
     return config

@@ -2,7 +2,7 @@ r"""A check of the whole training path in a few minutes on two CPU cores: 16 bit
 
     fpgan train --config configs/smoke.py --workdir runs/smoke
     fpgan export --workdir runs/smoke --out runs/smoke/model
-    fpgan evaluate --model runs/smoke/model --count 1000
+    fpgan evaluate --model runs/smoke/model --images 1000
 
 Took 3 minutes and 12 seconds, compiling included, and ended with a bit accuracy of 0.967 on 8-bit PNG images. The images are
 no good yet after so few steps; the bits are.

@@ -48,7 +48,7 @@ def test_the_whole_generator_runs_with_grouped_convolutions_and_then_without():
 def test_calls_take_turns_after_one_that_does_not_count():
     order = []
     calls = {name: lambda name=name: order.append(name) or jnp.zeros(()) for name in "ab"}
-    seconds = timing.time_in_turns(calls, 3)
+    seconds = timing.time_interleaved(calls, 3)
     assert order == list("ab" * 4)
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
@@ -63,7 +63,7 @@ def test_flops_of_a_matrix_product_are_counted():
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     patch = pytest.MonkeyPatch()
-    patch.setitem(throughput._CEILING_SIDE, "cpu", 64)
+    patch.setitem(throughput._PEAK_SIDE, "cpu", 64)
     settings = Settings(batches=(1, 4), repeats=3, grouped_batch=4, fingerprints=41)
     returned = bench(["generate", "decode"], TINY, settings, out=out, command="fpgan bench ...")
     patch.undo()
@@ -77,8 +77,8 @@ def test_numbers_of_a_run_add_up(results):
         for row in results[task]["rows"]:
             assert row["slowest"] <= row["images_per_second"] <= row["fastest"]
             assert row["flops_per_second"] == pytest.approx(row["flops_per_image"] * row["images_per_second"])
-            ceiling = results[task]["ceiling"]
-            assert row["of_ceiling"] == pytest.approx(row["flops_per_second"] / ceiling["flops_per_second"])
+            peak = results[task]["peak"]
+            assert row["of_peak"] == pytest.approx(row["flops_per_second"] / peak["flops_per_second"])
     assert results["generate"]["grouped"]["relative_difference"] < 1e-4
     assert results["provenance"]["command"] == "fpgan bench ..."
 

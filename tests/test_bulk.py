@@ -73,7 +73,7 @@ def test_parts_hold_the_rows_of_one_file(images, tmp_path):
     rows = list(attribute_rows(decode_files(FakeModel(), [images]), USERS))
     assert lines(tmp_path / "rows") == [row.columns(True) for row in rows]
     assert outcome.images == outcome.made == len(rows) and outcome.missing_shards == 0
-    assert outcome.tally == write_rows(rows) and outcome.tally.failed == 1
+    assert outcome.counts == write_rows(rows) and outcome.counts.failed == 1
     assert {name.split("-")[0] for name in tree(tmp_path / "rows") if "/" not in name} == {"part"}
 
 
@@ -83,7 +83,7 @@ def test_any_number_of_processes_writes_the_same_parts(images, tmp_path, format,
     outcomes = [decode(images, tmp_path / "many", format=format, share=Share(i, count)) for i in range(count)]
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
     assert sum(outcome.made for outcome in outcomes) == outcomes[0].images and outcomes[0].missing_shards > 0
-    assert sum(outcome.tally.failed for outcome in outcomes) == 1 and outcomes[-1].missing_shards == 0
+    assert sum(outcome.counts.failed for outcome in outcomes) == 1 and outcomes[-1].missing_shards == 0
 
 
 def test_finished_parts_are_not_made_again_and_count_on(images, tmp_path, format):
@@ -102,9 +102,9 @@ def test_finished_parts_are_not_made_again_and_count_on(images, tmp_path, format
     outcome = decode(images, tmp_path / "rows", model, format=format)
     assert tree(tmp_path / "rows") == tree(tmp_path / "straight")
     assert outcome.made == outcome.images - 8 == sum(size for size, _ in model.decode_batches) + (outcome.images == 31)
-    assert outcome.tally.failed == 1 and outcome.tally.read == outcome.images - 1
+    assert outcome.counts.failed == 1 and outcome.counts.read == outcome.images - 1
     again = decode(images, tmp_path / "rows", model, format=format)
-    assert again.made == 0 and again.tally == outcome.tally
+    assert again.made == 0 and again.counts == outcome.counts
 
 
 def test_a_part_that_another_process_makes_is_waited_for(images, tmp_path, monkeypatch):

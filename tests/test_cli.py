@@ -1,8 +1,9 @@
-"""The command line: what it imports, its exit codes, and three verbs on a model without networks."""
+"""The command line: what it imports, its exit codes, and three commands on a model without networks."""
 
 import argparse
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -47,16 +48,16 @@ def test_help_imports_nothing_heavy(arguments):
 def test_the_overview_names_every_verb(capsys):
     assert app.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {verb} " in shown for verb in app.VERBS)
+    assert all(f"\n  {command} " in shown for command in app.COMMANDS)
     assert app.main([]) == 0 and capsys.readouterr().out == shown
     assert app.main(["--version"]) == 0 and fpgan.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", app.VERBS)
-def test_every_verb_shows_a_worked_example(verb, capsys):
-    assert app.main([verb, "--help"]) == 0
+@pytest.mark.parametrize("command", app.COMMANDS)
+def test_every_command_shows_a_worked_example(command, capsys):
+    assert app.main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert f"  fpgan {verb} " in shown and "example:" in shown and max(map(len, shown.splitlines())) <= 100
+    assert f"  fpgan {command} " in shown and "example:" in shown and max(map(len, shown.splitlines())) <= 100
 
 
 def test_exit_codes(monkeypatch, capsys, model, tmp_path):
@@ -70,15 +71,15 @@ def test_exit_codes(monkeypatch, capsys, model, tmp_path):
     for error, code, text in ((KeyboardInterrupt, 130, "stopped"), (missing, 2, "fpgan[train]"),
                               (taken, 2, "fpgan train: error: run\\x1b/x: Not a directory\n"),
                               (OSError(28, "No space left"), 2, "fpgan train: error: No space left\n")):
-        monkeypatch.setattr(app, "_run", lambda verb, arguments, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(app, "_run", lambda command, arguments, error=error: (_ for _ in ()).throw(error))
         assert app.main(["train"]) == code and text in capsys.readouterr().err
-    monkeypatch.setattr(app, "_run", lambda verb, arguments: __import__("a_module_that_is_not_there"))
+    monkeypatch.setattr(app, "_run", lambda command, arguments: __import__("a_module_that_is_not_there"))
     with pytest.raises(ModuleNotFoundError):
         app.main(["train"])
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    code = ("import sys; from fpgan import cli; cli.VERBS = {str(i): 'x' * 50 for i in range(9999)};"
+    code = ("import sys; from fpgan.cli import app as cli; cli.COMMANDS = {str(i): 'x' * 50 for i in range(9999)};"
             "sys.exit(cli.main(['--help']))")
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.readline()
@@ -134,17 +135,18 @@ def test_decode_writes_rows_and_warns(samples, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [
     "bench --grouped-batch -1", "bench --fingerprints -5", "bench --repeats 0", "bench --bits -8", "bench --seed -1",
-    "evaluate --count 0", "evaluate --batch-size 0", "evaluate --take -1", "evaluate --users x", "evaluate --seed -1"])
+    "evaluate --images 0", "evaluate --batch-size 0", "evaluate --take -1", "evaluate --registry-size x",
+    "evaluate --seed -1"])
 def test_numbers_out_of_range_are_refused_by_name(command, capsys):
     assert app.main(command.split()) == 2
     shown = capsys.readouterr().err
     assert f"argument {command.split()[1]}" in shown and "no whole number of at least" in shown
 
 
-@pytest.mark.parametrize("verb, required", [("evaluate", []), ("attribute", ["image.png"])])
-def test_the_rate_has_both_names(verb, required):
+@pytest.mark.parametrize("command, required", [("evaluate", []), ("attribute", ["image.png"])])
+def test_the_rate_has_both_names(command, required):
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"fpgan.verbs.{verb}").add_arguments(parser)
+    importlib.import_module(f"fpgan.cli.{command}").add_arguments(parser)
     short, long = (parser.parse_args([*required, option, "0.25"]) for option in ("--fpr", "--false-positive-rate"))
     assert short == long and 0.25 in vars(short).values()
 
@@ -223,3 +225,19 @@ def test_rows_go_into_a_folder_of_parts(samples, tmp_path, capsys):
     assert "attributed: 3" in capsys.readouterr().out
     assert (tmp_path / "verdicts" / "part-00000-of-00001.csv").read_text().count(",bob,") == 3
     assert app.main([*whose, *several]) == 2
+
+
+@pytest.mark.parametrize("command, old, new", [(command, *pair) for command, names in app.RENAMED_FLAGS.items()
+                                               for pair in names.items()])
+def test_flags_of_older_versions_are_taken_and_not_shown(command, old, new, monkeypatch, capsys):
+    assert app.main([command, "--help"]) == 0
+    shown = re.findall(r"--[a-z-]+", capsys.readouterr().out)
+    assert new in shown and old not in shown
+    module, taken = importlib.import_module(f"fpgan.cli.{command.replace('-', '_')}"), []
+    monkeypatch.setattr(module, "run", lambda args: taken.append(vars(args)) or 0)
+    required = {"export": ["--workdir", "w", "--out", "o"], "generate": ["--out", "o"], "verify": ["f"], "decode": ["i"],
+                "attribute": ["i"]}.get(command, [])
+    for flag in ([new, "7"], [old, "7"], [f"{old}=7"]):
+        assert app.main([command, *required, *flag]) == 0
+    assert taken[0] == taken[1] == taken[2] and any(str(value).strip("[]'") == "7" for value in taken[0].values())
+    assert app._renamed(command, ["--", old]) == ["--", old]

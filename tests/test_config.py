@@ -75,9 +75,22 @@ def test_wrong_files_are_named(tmp_path, text, message):
         configs.load(tmp_path / "none.py")
 
 
-def test_keys_of_older_versions_set_the_fields_that_there_are_now(tmp_path):
-    known = set(configs.flatten(configs.default()))
-    assert not known & set(configs.RENAMED_KEYS) and set(configs.RENAMED_KEYS.values()) <= known
+def test_keys_of_older_versions_stay_readable(tmp_path):
+    path = tmp_path / "old.py"
+    path.write_text("from fpgan.training.config import default\n"
+                    "def get_config():\n  c = default()\n  c.objective.discriminator_noise = 0.5\n"
+                    "  c.export.fit_images = 2000\n  return c\n")
+    config = configs.load(path)
+    assert config.objective.instance_noise == 0.5 and config.export.readout_images == 2000
+    assert configs.flatten(config).keys() == configs.flatten(configs.default()).keys()
+    config = configs.load(path, ["objective.discriminator_noise=0.25"])
+    assert config.objective.instance_noise == 0.25
+    known = configs.flatten(configs.default())
+    assert not configs.RENAMED.keys() & known.keys() and set(configs.RENAMED.values()) <= known.keys()
+    assert configs.renamed({"export.fit_images": 5, "seed": 1}) == {"export.readout_images": 5, "seed": 1}
+
+
+def test_a_resolution_of_the_data_is_that_of_the_network(tmp_path):
     config = tiny.config()
     configs.apply_override(config, "data.resolution=16")
     assert config.network.resolution == 16 and "resolution" not in config.data

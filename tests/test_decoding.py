@@ -67,9 +67,9 @@ def test_damaged_and_foreign_files_are_rows_among_the_others(samples):
     assert [i for i, row in enumerate(rows) if row.resized] == [6]
     assert all((row.logits is None) == (row.error is not None) for row in rows)
     assert rows[5].fingerprint == USERS.fingerprint("alice").hex and rows[29].fingerprint == USERS.fingerprint("carol").hex
-    tally = write_rows(attribute_rows(rows, USERS))
-    assert (tally.read, tally.failed, tally.resized) == (18, 12, 1)
-    assert tally.verdicts == {"attributed": 17, "nobody registered": 1}
+    counts = write_rows(attribute_rows(rows, USERS))
+    assert (counts.read, counts.failed, counts.resized) == (18, 12, 1)
+    assert counts.verdicts == {"attributed": 17, "nobody registered": 1}
 
 
 def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):

@@ -178,7 +178,7 @@ def test_the_verb_measures_a_model_folder_and_writes_json(tmp_path, capsys):
                            style_size=8, mapping_layers=1, mapping_lr_multiplier=1.0, noise="none")
     save_model(tmp_path / "model", config, random_params(config, 0), {"name": "tiny"})
     out = tmp_path / "metrics.json"
-    arguments = ["--model", str(tmp_path / "model"), "--count", "24", "--users", "1000", "--out", str(out)]
+    arguments = ["--model", str(tmp_path / "model"), "--images", "24", "--registry-size", "1000", "--out", str(out)]
     assert main(["evaluate", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "16 bits are too few for 1,000 users" in printed and f"written to {out}" in printed

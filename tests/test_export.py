@@ -1,4 +1,4 @@
-"""Export: evenness thresholds, strength and fit of the reader, models trained without fingerprints."""
+"""Export: evenness thresholds, strength and fit of the readout, models trained without fingerprints."""
 
 import functools
 import json
@@ -70,7 +70,7 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     model = load(tmp_path / "model")
     assert "evenness_threshold" not in model.info
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, model.params), dict(state.ema))
-    command = ["evaluate", "--model", str(tmp_path / "model"), "--count", "40", "--users", "100", "--out",
+    command = ["evaluate", "--model", str(tmp_path / "model"), "--images", "40", "--registry-size", "100", "--out",
                str(tmp_path / "metrics.json")]
     assert main(command) == 0
     results = json.loads((tmp_path / "metrics.json").read_text())
@@ -88,20 +88,20 @@ def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
         bias = params["decoder"]["output"]["bias"] + 1
         return {**params["decoder"], "output": {**params["decoder"]["output"], "bias": bias}}, {"images": count}
 
-    monkeypatch.setattr(exporting, "fit_reader", fit)
+    monkeypatch.setattr(exporting, "fit_readout", fit)
     monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
     config = tiny.config(total_images=64, network=dict(bit_coding="plus_minus_one"),
-                         export=dict(strength=0.5, fit_images=3000))
+                         export=dict(strength=0.5, readout_images=3000))
     state = loop.train(config, tmp_path / "run")
     run = ["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
     assert main([*run, "--dtype", "bfloat16"]) == 0
     model = load(tmp_path / "model")
     assert model.config.fingerprint_strength == 0.5 and model.info["reader"] == {"images": 3000}
     np.testing.assert_array_equal(model.params["decoder"]["output"]["bias"], state.ema["decoder"]["output"]["bias"] + 1)
-    assert main([*run, "--strength", "0.25", "--fit-images", "0"]) == 0
+    assert main([*run, "--strength", "0.25", "--readout-images", "0"]) == 0
     model = load(tmp_path / "model")
     assert model.config.fingerprint_strength == 0.25 and "reader" not in model.info
-    assert main([*run, "--fit-images", "1000"]) == 0
+    assert main([*run, "--readout-images", "1000"]) == 0
     assert seen == [(0.5, 3000), (0.5, 1000)]
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_exported_is_told_before_anything_is_computed(tmp_path, m
     for arguments, told in ((["--strength", "0.5"], "export.strength is 0.5; expected a number above 0, and 1 unless"),
                             (["--strength", "0"], "export.strength is 0.0"),
                             (["--strength", "nan"], "export.strength is nan"),
-                            (["--fit-images", "999"], "export.fit_images is 999; expected 1000 or more, or 0"),
+                            (["--readout-images", "999"], "export.readout_images is 999; expected 1000 or more, or 0"),
                             (["--out", str(tmp_path / "full")], "full exists and is no model directory")):
         assert main(["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model"), *arguments]) == 2
         assert told in capsys.readouterr().err

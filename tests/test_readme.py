@@ -16,8 +16,8 @@ def test_the_python_example_runs_and_names_bob():
 
 
 def test_every_verb_and_every_path_that_readme_names_exists():
-    from fpgan.cli.app import VERBS
+    from fpgan.cli.app import COMMANDS
 
-    assert set(re.findall(r"^\| `fpgan ([a-z-]+)", README, re.M)) == set(VERBS)
+    assert set(re.findall(r"^\| `fpgan ([a-z-]+)", README, re.M)) == set(COMMANDS)
     for path in re.findall(r"\b(?:configs|docs|launch|fpgan)/[\w./]*\w", README):
         assert (Path(__file__).parents[1] / path).exists(), path

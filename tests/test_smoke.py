@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def fpgan_verb(*words):
+def fpgan_command(*words):
     """Runs the command line on one device; returns what it printed."""
     environment = {**os.environ, "XLA_FLAGS": ""}
     code = "import sys, fpgan.cli; sys.exit(fpgan.cli.main())"
@@ -23,8 +23,8 @@ def fpgan_verb(*words):
 
 @pytest.mark.slow
 def test_the_smoke_config_ends_with_bits_that_can_be_read_from_8_bit_images(tmp_path):
-    fpgan_verb("train", "--config", "configs/smoke.py", "--workdir", tmp_path / "run")
-    fpgan_verb("export", "--workdir", tmp_path / "run", "--out", tmp_path / "model")
-    fpgan_verb("evaluate", "--model", tmp_path / "model", "--count", 500, "--out", tmp_path / "metrics.json")
+    fpgan_command("train", "--config", "configs/smoke.py", "--workdir", tmp_path / "run")
+    fpgan_command("export", "--workdir", tmp_path / "run", "--out", tmp_path / "model")
+    fpgan_command("evaluate", "--model", tmp_path / "model", "--images", 500, "--out", tmp_path / "metrics.json")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["bit_accuracy"]["png"]["value"] >= 0.8

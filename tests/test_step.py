@@ -150,14 +150,14 @@ def test_quantize_rounds_as_png_does_and_lets_the_gradient_through():
 
 def test_the_discriminator_sees_images_through_noise():
     images = jnp.zeros((2, 8, 8, 3))
-    config = tiny.config(objective=dict(discriminator_noise=0.25))
+    config = tiny.config(objective=dict(instance_noise=0.25))
     setup = step.Setup(config, 4, True)
     drawn = on_one_device(lambda _: step.draw_inputs(setup, init_state(config), 2, 4))
-    noise = np.asarray(step.blind(setup, images[:1], drawn["pixels"]))
+    noise = np.asarray(step.add_instance_noise(setup, images[:1], drawn["pixels"]))
     assert noise.std() == pytest.approx(0.25, rel=0.2)
     assert abs(np.corrcoef(np.ravel(drawn["pixels"]), np.ravel(drawn["real_pixels"]))[0, 1]) < 0.15
     quiet = step.Setup(tiny.config(), 4, True)
-    assert step.blind(quiet, images, None) is images
+    assert step.add_instance_noise(quiet, images, None) is images
 
 
 def test_terms_of_two_fingerprints_are_left_out_where_they_weigh_nothing():

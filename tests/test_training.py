@@ -236,8 +236,9 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, monkeypatch):
     loop.train(tiny.config(), tmp_path)
     path = tmp_path / "config.json"
     fields = json.loads(path.read_text())
+    fields["objective.discriminator_noise"] = fields.pop("objective.instance_noise")
     path.write_text(json.dumps({key: value for key, value in fields.items() if key != "network.decoder_linear_gain"}))
-    loop.train(tiny.config(export=dict(strength=1.0, fit_images=2000)), tmp_path)  # nor does what follows training count
+    loop.train(tiny.config(export=dict(strength=1.0, readout_images=2000)), tmp_path)  # nor does what follows training count
     with pytest.raises(FpganError, match="begun with network.decoder_linear_gain = 8.0, now it is 2.0"):
         loop.train(tiny.config(network=dict(decoder_linear_gain=2.0)), tmp_path)
     path.write_text("{")

@@ -2,7 +2,7 @@
 
 Everything that is compared is timed in one run, in turns (A B C A B C ...), so that whatever else the machine
 does hits all alike; a time is the median over the turns, each waited for to its end. FLOPs are those of XLA's
-cost analysis of the compiled program. The ceiling is a large matrix product, on the same device in the same
+cost analysis of the compiled program. The peak is that of a large matrix product, on the same device in the same
 turns, in the precision of the convolutions.
 """
 
@@ -125,12 +125,12 @@ def _row_line(row: dict) -> str:
     spread = f"({row['slowest']:.4g}-{row['fastest']:.4g})" if "slowest" in row else ""
     return (f"{row['batch']:>6}{row['compile_seconds']:>11.1f}{row['images_per_second']:>10.4g}{spread:>19}"
             f"{row['flops_per_image'] / 1e9:>13.3g}{row['flops_per_second'] / 1e9:>10.4g}"
-            f"{row['of_ceiling']:>10.0%}")
+            f"{row['of_peak']:>10.0%}")
 
 
 def _footnotes(part: dict) -> list[str]:
-    rates = [f"{kind} {rate / 1e9:.4g} GFLOP/s" for kind, rate in part["ceiling"]["by_dtype"].items()]
-    lines = [f"matmul ceiling, measured in the same turns: {', '.join(rates)}"]
+    rates = [f"{kind} {rate / 1e9:.4g} GFLOP/s" for kind, rate in part["peak"]["by_dtype"].items()]
+    lines = [f"matmul peak, measured in the same turns: {', '.join(rates)}"]
     if "grouped" in part:
         grouped = part["grouped"]
         lines.append(f"grouped convolutions, batch {grouped['batch']}: {grouped['images_per_second']:.4g} "

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan.benchmarks.timing import time_in_turns
+from fpgan.benchmarks.timing import time_interleaved
 from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
@@ -47,7 +47,7 @@ def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, see
     for batch, encoding in itertools.product(batches, ENCODERS):
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cpu_count()) as pool:
             calls, cpu = _with_cpu_time(_calls(model, batch, images, seed, encoding, Path(folder), pool))
-            seconds = time_in_turns(calls, repeats)
+            seconds = time_interleaved(calls, repeats)
         rows += [{"batch": batch, "encoding": encoding, "container": name} | _rates(seconds, cpu, name, images)
                  for name in seconds if name not in ("generate", "encode")]
     return {"images": images, "threads": cpu_count(), "rows": rows}

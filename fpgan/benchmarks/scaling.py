@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from fpgan.benchmarks.cost_model import SYSTEMS, Work, predict
-from fpgan.benchmarks.timing import compile_training, time_in_turns
+from fpgan.benchmarks.timing import compile_training, time_interleaved
 from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.training.config import architecture, check_batch
@@ -57,7 +57,7 @@ def _measure(config, counts: Sequence[int], settings) -> list[dict]:
     """Compiles and times the phases on each number of devices; the time of a step is that of its phases by interval."""
     compiled = {count: compile_training(config, settings.seed, jax.local_devices()[:count]) for count in counts}
     calls = {(count, name): program.call for count, (programs, _) in compiled.items() for name, program in programs.items()}
-    seconds = time_in_turns(calls, settings.repeats)
+    seconds = time_interleaved(calls, settings.repeats)
     rows = []
     for count, (programs, intervals) in compiled.items():
         medians = {name: statistics.median(seconds[count, name]) for name in programs}

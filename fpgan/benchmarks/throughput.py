@@ -1,6 +1,6 @@
 """Images/s and FLOP/s of generator, decoder and training step, beside what the device can do.
 
-The ceiling is a large matrix product, on the same device in the same turns, in the precision of the convolutions.
+The peak is that of a large matrix product, on the same device in the same turns, in the precision of the convolutions.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fpgan.benchmarks.timing import Program, Settings, compile_program, compile_training, time_in_turns
+from fpgan.benchmarks.timing import Program, Settings, compile_program, compile_training, time_interleaved
 from fpgan.errors import FpganError
 from fpgan.model.programs import decode_fn, generate_fn
 from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
 
-_CEILING_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
-_CEILING_PRODUCTS = 8  # in one call
+_PEAK_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
+_PEAK_PRODUCTS = 8  # in one call
 _AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of two formulations, relative, RMS
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -42,8 +42,8 @@ def bench_generate(network: NetworkConfig, params: dict, settings: Settings) -> 
         if not difference <= _AGREEMENT[network.compute_dtype]:
             raise FpganError(f"shared and grouped convolutions differ by {difference:.1e} of the output, "
                              "more than by rounding; one of them is wrong")
-    seconds, ceiling = time_with_ceiling(timed, network.compute_dtype, settings.repeats)
-    result = {"rows": _rows(programs, seconds, ceiling), "ceiling": ceiling}
+    seconds, peak = time_with_peak(timed, network.compute_dtype, settings.repeats)
+    result = {"rows": _rows(programs, seconds, peak), "peak": peak}
     if batch:
         ratios = [slow / fast for slow, fast in zip(seconds["grouped"], seconds[batch], strict=True)]
         result["grouped"] = {
@@ -64,8 +64,8 @@ def bench_decode(network: NetworkConfig, params: dict, settings: Settings) -> di
         batch: compile_program(decode_fn(network), params,
                                jnp.asarray(rng.uniform(-1, 1, (batch, *shape)), jnp.float32))
         for batch in settings.batches}
-    seconds, ceiling = time_with_ceiling(programs, network.compute_dtype, settings.repeats)
-    return {"rows": _rows(programs, seconds, ceiling), "ceiling": ceiling}
+    seconds, peak = time_with_peak(programs, network.compute_dtype, settings.repeats)
+    return {"rows": _rows(programs, seconds, peak), "peak": peak}
 
 
 def bench_train_step(config, settings: Settings) -> dict:
@@ -86,9 +86,9 @@ def bench_train_step(config, settings: Settings) -> dict:
         config.batch_size, config.curriculum.bits_first = batch, False
         check_batch(config, jax.device_count())
         programs, intervals = compile_training(config, settings.seed, jax.local_devices())
-        seconds, ceiling = time_with_ceiling(programs, config.network.compute_dtype, settings.repeats)
-        rows.append(_training_row(batch, programs, intervals, seconds, ceiling))
-    return {"rows": rows, "ceiling": ceiling, "devices": jax.device_count(),
+        seconds, peak = time_with_peak(programs, config.network.compute_dtype, settings.repeats)
+        rows.append(_training_row(batch, programs, intervals, seconds, peak))
+    return {"rows": rows, "peak": peak, "devices": jax.device_count(),
             "network": config.network.to_dict()}
 
 
@@ -151,10 +151,10 @@ def matmul_program(dtype: str) -> Program:
 
     float32 is at JAX's default precision, as the convolutions are: on recent NVIDIA devices that is TF32.
     """
-    side = _CEILING_SIDE["cpu" if jax.default_backend() == "cpu" else "other"]
+    side = _PEAK_SIDE["cpu" if jax.default_backend() == "cpu" else "other"]
     a = (jax.random.normal(jax.random.key(0), (side, side)) * side**-0.5).astype(dtype)  # keeps the norm
-    program = compile_program(lambda a: lax.fori_loop(0, _CEILING_PRODUCTS, lambda _, x: x @ a, a), a)
-    return program._replace(flops=_CEILING_PRODUCTS * 2.0 * side**3)
+    program = compile_program(lambda a: lax.fori_loop(0, _PEAK_PRODUCTS, lambda _, x: x @ a, a), a)
+    return program._replace(flops=_PEAK_PRODUCTS * 2.0 * side**3)
 
 
 def random_params(network: NetworkConfig, seed: int) -> dict:
@@ -174,22 +174,22 @@ def relative_difference(a: jax.Array, b: jax.Array) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2) / np.mean(a**2)))
 
 
-def time_with_ceiling(programs: Mapping[Hashable, Program], dtype: str, repeats: int) -> tuple[dict, dict]:
+def time_with_peak(programs: Mapping[Hashable, Program], dtype: str, repeats: int) -> tuple[dict, dict]:
     """Times programs and matrix products in turns.
 
     Returns:
-      The seconds of each program, one per turn; and the ceiling: {"dtype", "flops_per_second", "by_dtype"},
+      The seconds of each program, one per turn; and the peak: {"dtype", "flops_per_second", "by_dtype"},
       for the given precision, and for float32 and bfloat16 where the device computes in both.
     """
     dtypes = {dtype} if jax.default_backend() == "cpu" else {dtype, "float32", "bfloat16"}
     products = {kind: matmul_program(kind) for kind in sorted(dtypes)}
     everything = {**programs, **products}
-    seconds = time_in_turns({name: program.call for name, program in everything.items()}, repeats)
+    seconds = time_interleaved({name: program.call for name, program in everything.items()}, repeats)
     rates = {kind: product.flops / statistics.median(seconds.pop(kind)) for kind, product in products.items()}
     return seconds, {"dtype": dtype, "flops_per_second": rates[dtype], "by_dtype": rates}
 
 
-def _rows(programs: Mapping[int, Program], seconds: Mapping, ceiling: dict) -> list[dict]:
+def _rows(programs: Mapping[int, Program], seconds: Mapping, peak: dict) -> list[dict]:
     rows = []
     for batch, program in programs.items():
         middle = statistics.median(seconds[batch])
@@ -197,18 +197,18 @@ def _rows(programs: Mapping[int, Program], seconds: Mapping, ceiling: dict) -> l
             "batch": batch, "compile_seconds": program.compile_seconds, "images_per_second": batch / middle,
             "slowest": batch / max(seconds[batch]), "fastest": batch / min(seconds[batch]),
             "flops_per_image": program.flops / batch, "flops_per_second": program.flops / middle,
-            "of_ceiling": program.flops / middle / ceiling["flops_per_second"]})
+            "of_peak": program.flops / middle / peak["flops_per_second"]})
     return rows
 
 
 def _training_row(batch: int, programs: Mapping[str, Program], intervals: Mapping[str, int], seconds: Mapping,
-                  ceiling: dict) -> dict:
+                  peak: dict) -> dict:
     medians = {name: statistics.median(seconds[name]) for name in programs}
     step = sum(medians[name] / intervals[name] for name in programs)
     flops = sum(program.flops / intervals[name] for name, program in programs.items())
     return {"batch": batch, "compile_seconds": sum(program.compile_seconds for program in programs.values()),
             "images_per_second": batch / step, "flops_per_image": flops / batch,
             "flops_per_second": flops / step,
-            "of_ceiling": flops / step / (ceiling["flops_per_second"] * jax.device_count()),
+            "of_peak": flops / step / (peak["flops_per_second"] * jax.device_count()),
             "phases": {name: {"seconds": medians[name], "interval": intervals[name],
                               "flops_per_second": programs[name].flops / medians[name]} for name in programs}}

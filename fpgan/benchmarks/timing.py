@@ -69,7 +69,7 @@ def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Pr
     return programs, intervals
 
 
-def time_in_turns(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hashable, list[float]]:
+def time_interleaved(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hashable, list[float]]:
     """Times calls one after the other, turn after turn, after one call each that does not count.
 
     Returns:

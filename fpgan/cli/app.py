@@ -1,6 +1,6 @@
-"""`fpgan VERB ...`: finds the verb, parses its arguments, runs it, turns errors into a line and a code.
+"""`fpgan COMMAND ...`: finds the command, parses its arguments, runs it, turns errors into a line and a code.
 
-Exit codes: 0 done; 1 done, but with findings that the verb documents; 2 the user's mistake, told in one line;
+Exit codes: 0 done; 1 done, but with findings that the command documents; 2 the user's mistake, told in one line;
 130 stopped by Ctrl-C; 141 the reader of the output went away.
 """
 
@@ -14,7 +14,7 @@ import sys
 
 from fpgan.errors import FpganError, missing_extra, printable
 
-VERBS = {
+COMMANDS = {
     "data": "prepare training images (RoboHash cats, a TFDS dataset, your own folder)",
     "train": "train a fingerprinted generator and its decoder",
     "export": "turn a training checkpoint into a model folder",
@@ -27,6 +27,17 @@ VERBS = {
     "bench": "measure speed: images/s, compile time, FLOP/s",
     "demo": "issue, generate, decode and attribute, in two minutes",
     "import-official": "convert weights of the paper's authors into a model folder",
+}
+# The flags of older versions, command by command -> those of today; they are taken, but not shown.
+RENAMED_FLAGS = {
+    "data": {"--count": "--images"},
+    "export": {"--fit-images": "--readout-images"},
+    "generate": {"--workers": "--threads"},
+    "verify": {"--workers": "--threads"},
+    "decode": {"--workers": "--threads"},
+    "attribute": {"--workers": "--threads"},
+    "evaluate": {"--not-ours": "--negatives", "--count": "--images", "--users": "--registry-size"},
+    "bench": {"--batch": "--batch-sizes"},
 }
 _EXTRA_OF = {  # optional package -> the extra that brings it
     "absl": "train", "array_record": "records", "grain": "train", "importlib_resources": "train",
@@ -45,58 +56,66 @@ def main(argv: list[str] | None = None) -> int:
       The exit code, see the head of this module.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    verb = argv[0] if argv else "--help"
+    command = argv[0] if argv else "--help"
     try:
-        code = _run(verb, argv[1:])
+        code = _run(command, argv[1:])
         sys.stdout.flush()
         return code
     except FpganError as error:
-        return _fail(verb, error)
+        return _fail(command, error)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _EXTRA_OF:
             raise
-        return _fail(verb, missing_extra(package, _EXTRA_OF[package]))
+        return _fail(command, missing_extra(package, _EXTRA_OF[package]))
     except KeyboardInterrupt:
-        print(f"fpgan {verb}: stopped", file=sys.stderr)
+        print(f"fpgan {command}: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush succeeds
         return 141
     except OSError as error:  # a file or folder that cannot be read or written, a full disk
-        return _fail(verb, FpganError(_told(error)))
+        return _fail(command, FpganError(_told(error)))
     except SystemExit as error:  # argparse has printed its help or its complaint
         return error.code if isinstance(error.code, int) else 2
 
 
-def _run(verb: str, arguments: list[str]) -> int:
-    if verb in ("-h", "--help", "help"):
+def _run(command: str, arguments: list[str]) -> int:
+    if command in ("-h", "--help", "help"):
         print(_overview())
         return 0
-    if verb == "--version":
+    if command == "--version":
         from fpgan.version import __version__
         print(f"fpgan {__version__}")
         return 0
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "fpgan --help lists the verbs"
-        raise FpganError(f"there is no such verb; {hint}")
-    module = importlib.import_module(f"fpgan.cli.{verb.replace('-', '_')}")
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "fpgan --help lists the commands"
+        raise FpganError(f"there is no such command; {hint}")
+    module = importlib.import_module(f"fpgan.cli.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(
-        prog=f"fpgan {verb}", description=_sentence(VERBS[verb]), epilog=module.EXAMPLE,
+        prog=f"fpgan {command}", description=_sentence(COMMANDS[command]), epilog=module.EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
-    return module.run(parser.parse_args(arguments))
+    return module.run(parser.parse_args(_renamed(command, arguments)))
+
+
+def _renamed(command: str, arguments: list[str]) -> list[str]:
+    """Puts flags of older versions, "--old VALUE" or "--old=VALUE", under their names of today."""
+    names = RENAMED_FLAGS.get(command, {})
+    flags = arguments[:arguments.index("--")] if "--" in arguments else arguments
+    parts = [argument.partition("=") for argument in flags]
+    return ["".join((names.get(flag, flag), *rest)) for flag, *rest in parts] + arguments[len(flags):]
 
 
 def _overview() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {command:<{width}}  {summary}" for command, summary in COMMANDS.items()]
     return "\n".join([
-        "usage: fpgan VERB [options]", "",
+        "usage: fpgan COMMAND [options]", "",
         "Generative models with a fingerprint per user: issue instances, make images, name the maker.", "",
-        "verbs:", *lines, "",
-        "fpgan VERB --help shows a verb's options and a worked example; fpgan --version the version."])
+        "commands:", *lines, "",
+        "fpgan COMMAND --help shows a command's options and a worked example; fpgan --version the version."])
 
 
 def _sentence(summary: str) -> str:
@@ -111,6 +130,6 @@ def _told(error: OSError) -> str:
     return f"{printable(os.fsdecode(error.filename))}: {what}"
 
 
-def _fail(verb: str, error: FpganError) -> int:
-    print(f"fpgan {verb}: error: {error}", file=sys.stderr)
+def _fail(command: str, error: FpganError) -> int:
+    print(f"fpgan {command}: error: {error}", file=sys.stderr)
     return 2

@@ -73,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
     sure = model.info.get("evenness_threshold")
     meaning = explain(registry, args.fpr, sure)
     if is_folder(args.out):
-        tally = decode_into_folder("attribute", Question(model, registry, args.fpr, sure), args)
-        print_verdicts(tally, meaning, sys.stdout)
-        return finish("attribute", tally, args.strict)
+        counts = decode_into_folder("attribute", Question(model, registry, args.fpr, sure), args)
+        print_verdicts(counts, meaning, sys.stdout)
+        return finish("attribute", counts, args.strict)
     share_of(args).refuse_several("a folder: give --out one")
-    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
+    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.threads)
     rows = attribute_rows(rows, registry, args.fpr, sure)
     sinks = [warner("attribute")]
     with contextlib.ExitStack() as stack:
@@ -85,6 +85,6 @@ def run(args: argparse.Namespace) -> int:
             sinks.append(stack.enter_context(row_file(args.out, args.format, with_verdict=True)))
         if args.out or not args.format:
             sinks.append(verdict_table(sys.stdout))
-        tally = write_rows(rows, *sinks)
-    print_verdicts(tally, meaning, sys.stdout if args.out or not args.format else sys.stderr)
-    return finish("attribute", tally, args.strict)
+        counts = write_rows(rows, *sinks)
+    print_verdicts(counts, meaning, sys.stdout if args.out or not args.format else sys.stderr)
+    return finish("attribute", counts, args.strict)

@@ -10,17 +10,17 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench
   fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 \\
       --compute-dtype bfloat16
-  fpgan bench generate decode --model robohash32 --batch 1,64 --out bench.json
-  fpgan bench train-step --config configs/robohash64.py --batch 16,64
-  fpgan bench pipeline --model robohash32 --batch 16
-  fpgan bench scaling --config configs/robohash32.py --batch 32 --predict configs/celeba128.py
+  fpgan bench generate decode --model robohash32 --batch-sizes 1,64 --out bench.json
+  fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
+  fpgan bench pipeline --model robohash32 --batch-sizes 16
+  fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
-apart. FLOPs are those of XLA's cost analysis, the ceiling is a large matrix product. `generate`
-is also timed with a kernel per sample (grouped convolutions), and shows that new fingerprints
-do not compile again. `pipeline` makes whole sample sets beside generation and encoding alone.
-`scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a CPU), and predicts a
-step on pods; docs/scaling.md states the model.
+apart. FLOPs are those of XLA's cost analysis, the peak is that of a large matrix product.
+`generate` is also timed with a kernel per sample (grouped convolutions), and shows that new
+fingerprints do not compile again. `pipeline` makes whole sample sets beside generation and
+encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
+CPU), and predicts a step on pods; docs/scaling.md states the model.
 """
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, pipeline, train-step, scaling; the first two without any")
-    parser.add_argument("--batch", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
+    parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
     parser.add_argument("--resolution", type=positive, default=64, help="of a random model (64)")
@@ -67,8 +67,8 @@ def run(args) -> int:
     if "scaling" in args.tasks:
         _virtual_devices(max(devices, default=1))
     model = load(args.model) if args.model else None
-    settings = Settings(_sizes(args.batch, "--batch"), args.repeats, args.grouped_batch, args.fingerprints, args.seed,
-                        devices, args.device_batch, args.utilization, args.images)
+    settings = Settings(_sizes(args.batch_sizes, "--batch-sizes"), args.repeats, args.grouped_batch, args.fingerprints,
+                        args.seed, devices, args.device_batch, args.utilization, args.images)
     results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
                     params=model.params if model else None, training=_training(args.config),
                     predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]))

@@ -3,7 +3,7 @@
 EXAMPLE = """\
 example: draw the cats of the shipped models, prepare photos, prepare what a config asks for
 
-  fpgan data --name robohash_cats --resolution 64 --count 50000
+  fpgan data --name robohash_cats --resolution 64 --images 50000
   fpgan data --name folder --path photos.zip --resolution 128 --data-dir /big/disk
   fpgan data --config configs/folder.py data.path=photos
 
@@ -22,7 +22,7 @@ def add_arguments(parser):
     parser.add_argument("--name", choices=("robohash_cats", "folder", "tfds"),
                         help="rendered cats, your own images, or a public set by TFDS")
     parser.add_argument("--resolution", type=int, help="side length of the prepared images in pixels")
-    parser.add_argument("--count", type=int, help="how many cats (default: all 360,000)")
+    parser.add_argument("--images", dest="count", type=int, help="how many cats (default: all 360,000)")
     parser.add_argument("--path", help="the folder or zip file of your own images")
     parser.add_argument("--crop", help="center (default), none (for square images), celeba128")
     parser.add_argument("--tfds-name", help="a public set, such as celeb_a or lsun/bedroom")

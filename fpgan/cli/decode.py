@@ -48,7 +48,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a model's name or folder (default robohash32)")
     parser.add_argument("--batch-size", metavar="N", type=positive, default=64,
                         help="images decoded at once (default 64)")
-    parser.add_argument("--workers", metavar="N", type=positive, default=8,
+    parser.add_argument("--threads", metavar="N", type=positive, default=8,
                         help="threads that read files (default 8)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")
     parser.add_argument("--shard-size", metavar="N", type=positive, default=16384,
@@ -56,7 +56,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
-def decode_into_folder(verb: str, question, args: argparse.Namespace):
+def decode_into_folder(command: str, question, args: argparse.Namespace):
     """Writes this process's share of the rows into the folder, says so, and returns their counts."""
     import sys
 
@@ -64,15 +64,15 @@ def decode_into_folder(verb: str, question, args: argparse.Namespace):
 
     share = share_of(args)
     outcome = decode_folder(question, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size,
-                            batch_size=args.batch_size, workers=args.workers, share=share,
-                            sinks=[warner(verb), row_counter(verb)],
-                            report=lambda line: print(f"fpgan {verb}: {share}: {line}", file=sys.stderr))
-    there = outcome.tally.read + outcome.tally.failed - outcome.made
+                            batch_size=args.batch_size, workers=args.threads, share=share,
+                            sinks=[warner(command), row_counter(command)],
+                            report=lambda line: print(f"fpgan {command}: {share}: {line}", file=sys.stderr))
+    there = outcome.counts.read + outcome.counts.failed - outcome.made
     print(f"{outcome.made} images decoded, {there} were there" +
           (f" ({share}, of {outcome.images} images)" if share.count > 1 else "") +
           (f"; {outcome.missing_shards} parts of other processes are not finished" if outcome.missing_shards else
            f"; all parts are there: {args.out}"))
-    return outcome.tally
+    return outcome.counts
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)
     share_of(args).refuse_several("a folder: give --out one")
     model = fpgan.load(args.model)
-    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.workers)
+    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.threads)
     with row_file(args.out, args.format, with_verdict=False) as write:
-        tally = write_rows(rows, write, warner("decode"), row_counter("decode"))
-    return finish("decode", tally, args.strict)
+        counts = write_rows(rows, write, warner("decode"), row_counter("decode"))
+    return finish("decode", counts, args.strict)

@@ -7,10 +7,10 @@ from fpgan.cli.terminal import not_negative, positive
 EXAMPLE = """\
 example: a quick look, a thorough one, a model of your own against public and other images
 
-  fpgan evaluate --model robohash32 --count 1000
-  fpgan evaluate --model robohash32 --count 10000 --features vgg16 --take 50000 --out metrics.json \\
-      --not-ours "robohash_cats[50000:]" robohash_monsters robohash_heads
-  fpgan evaluate --model my-model --data tfds:celeb_a --crop celeba128 --not-ours photos/
+  fpgan evaluate --model robohash32 --images 1000
+  fpgan evaluate --model robohash32 --images 10000 --features vgg16 --take 50000 \\
+      --out metrics.json --negatives "robohash_cats[50000:]" robohash_monsters robohash_heads
+  fpgan evaluate --model my-model --data tfds:celeb_a --crop celeba128 --negatives photos/
 
 Every image gets a fingerprint and a latent of its own, drawn from the seed. Accuracy and
 attribution are for floats, and for 8-bit images after a PNG round trip and other ways of saving;
@@ -28,14 +28,14 @@ def add_arguments(parser) -> None:
     parser.add_argument("--crop", help="how the real images were cropped: center, none, celeba128")
     parser.add_argument("--take", type=positive, help="use only the first so many real images")
     parser.add_argument("--data-dir", help="where prepared images are kept (data)")
-    parser.add_argument("--not-ours", nargs="+", default=[], metavar="IMAGES",
-                        help="further images that are not the model's, --count of each: folders, patterns, files; "
+    parser.add_argument("--negatives", nargs="+", default=[], metavar="IMAGES",
+                        help="further images that are not the model's, --images of each: folders, patterns, files; "
                              "robohash_monsters, robohash_heads, robohash_cats, tfds:NAME, also a range of "
                              "them, as in robohash_cats[50000:]")
-    parser.add_argument("--count", type=positive, default=1000, help="images of each kind (1000)")
+    parser.add_argument("--images", type=positive, default=1000, help="images of each kind (1000)")
     parser.add_argument("--features", default="pixels", metavar="NAME",
                         help="of the distances: pixels (default), vgg16, alexnet, or NAME:LAYER@SIZE")
-    parser.add_argument("--users", type=positive, default=1_000_000, help="registered users (1000000)")
+    parser.add_argument("--registry-size", type=positive, default=1_000_000, help="registered users (1000000)")
     parser.add_argument("--false-positive-rate", "--fpr", type=float, default=1e-6, metavar="RATE",
                         help="over all users, per image (1e-6)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of fingerprints, latents and choices (0)")
@@ -53,11 +53,11 @@ def run(args) -> int:
     from fpgan.evaluation.samples import Settings
     from fpgan.evaluation.suites import evaluate_named
 
-    settings = Settings(args.count, args.seed, args.features, args.users, args.false_positive_rate,
+    settings = Settings(args.images, args.seed, args.features, args.registry_size, args.false_positive_rate,
                         args.batch_size)
     options = {name: getattr(args, name) for name in ("crop", "take", "data_dir")}
     results = evaluate_named(
-        args.model, args.data, settings, others=args.not_ours, out=args.out, record=args.record, progress=_progress(),
+        args.model, args.data, settings, others=args.negatives, out=args.out, record=args.record, progress=_progress(),
         data_options={name: value for name, value in options.items() if value is not None},
         command=shlex.join(["fpgan", *sys.argv[1:]]))
     print(table(results))

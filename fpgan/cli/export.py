@@ -3,14 +3,14 @@
 from fpgan.cli.terminal import not_negative, progress_line
 
 EXAMPLE = """\
-example: from a run to a model that every verb takes
+example: from a run to a model that every command takes
 
   fpgan export --workdir runs/smoke --out models/smoke
   fpgan decode --model models/smoke photos/
 
 The same run with its fingerprint at half strength, read by a decoder that is fitted to it:
 
-  fpgan export --workdir runs/smoke --out models/faint --strength 0.5 --fit-images 40000"""
+  fpgan export --workdir runs/smoke --out models/faint --strength 0.5 --readout-images 40000"""
 
 
 def add_arguments(parser):
@@ -22,15 +22,15 @@ def add_arguments(parser):
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the stored parameters")
     parser.add_argument("--strength", type=float, help="factor on the strength of the fingerprint: less is harder to "
                         "see and to read (default: the config's export.strength)")
-    parser.add_argument("--fit-images", type=not_negative, help="fit the reader to so many generated images, 0 for none "
-                        "(default: the config's export.fit_images)")
+    parser.add_argument("--readout-images", type=not_negative, help="fit the readout to so many generated images, 0 for "
+                        "none (default: the config's export.readout_images)")
 
 
 def run(args) -> int:
     """Exports."""
     from fpgan.training.export import export
 
-    model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.fit_images,
+    model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.readout_images,
                    progress_line("fpgan export"), print)
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "
           f"{model.info['training']['images_seen']:,} images seen, hash {model.hash}")

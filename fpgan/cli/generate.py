@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="a model's name or folder (default robohash32)")
     what.add_argument("--batch-size", metavar="N", type=positive, default=16,
                       help="images made at once (default 16)")
-    what.add_argument("--workers", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")
+    what.add_argument("--threads", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")
     add_process_arguments(parser)
 
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                             path=args.registry, key_file=args.key_file, issue_new=args.issue)
     outcome = generate_set(model, users, bits, args.out, per_user=args.per_user, seed=args.seed, container=args.container,
                            encoding=args.encoding, batch_size=args.batch_size, shard_size=args.shard_size, share=share,
-                           workers=args.workers, progress=progress_line("generate"),
+                           workers=args.threads, progress=progress_line("generate"),
                            report=lambda line: print(f"fpgan generate: {share}: {line}", file=sys.stderr))
     print(f"{outcome.made} images made, {outcome.total - outcome.made} were there" +
           (f" ({share}, of {outcome.set_total} images)" if share.count > 1 else "") +

@@ -1,4 +1,4 @@
-"""What verbs write for people: progress and warnings on standard error, the table of verdicts."""
+"""What commands write for people: progress and warnings on standard error, the table of verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fpgan.errors import printable
 _SHOWN = 5
 
 
-def progress_line(verb: str) -> Callable[[int, int | None], None]:
+def progress_line(command: str) -> Callable[[int, int | None], None]:
     """Returns progress(done, total or None), which rewrites a line on the terminal a few times a second."""
     start = last = time.monotonic()
 
@@ -26,12 +26,12 @@ def progress_line(verb: str) -> Callable[[int, int | None], None]:
         rate = done / max(now - start, 1e-3)
         left = f" of {total}, {(total - done) / max(rate, 1e-9):.0f} s left" if total else ""
         end = "\n" if done == total else ""
-        print(f"\r\033[K{verb}: {done} images{left}, {rate:.1f}/s", end=end, file=sys.stderr, flush=True)
+        print(f"\r\033[K{command}: {done} images{left}, {rate:.1f}/s", end=end, file=sys.stderr, flush=True)
 
     return show
 
 
-def row_counter(verb: str, every: float = 5) -> Callable:
+def row_counter(command: str, every: float = 5) -> Callable:
     """Returns a sink of rows that says every few seconds how many there have been."""
     start = last = time.monotonic()
     count = 0
@@ -42,12 +42,12 @@ def row_counter(verb: str, every: float = 5) -> Callable:
         now = time.monotonic()
         if now - last >= every:
             last = now
-            print(f"fpgan {verb}: {count} images, {count / (now - start):.1f}/s", file=sys.stderr)
+            print(f"fpgan {command}: {count} images, {count / (now - start):.1f}/s", file=sys.stderr)
 
     return tell
 
 
-def warner(verb: str) -> Callable:
+def warner(command: str) -> Callable:
     """Returns a sink of rows that warns of unreadable and resized images, one by one at first."""
     warnings.filterwarnings("ignore", module="PIL")  # odd metadata is no concern here
     shown = {"error": 0, "resized": 0}
@@ -61,21 +61,21 @@ def warner(verb: str) -> Callable:
             what = row.error if row.file in (row.error or "") else f"{row.file}: {row.error}"
             what = what if row.error else f"{row.file}: resized, having another size (bits may suffer)"
             more = " (further ones are only counted)" if shown[kind] == _SHOWN else ""
-            print(f"fpgan {verb}: warning: {printable(what)}{more}", file=sys.stderr)
+            print(f"fpgan {command}: warning: {printable(what)}{more}", file=sys.stderr)
 
     return warn
 
 
-def finish(verb: str, tally, strict: bool) -> int:
+def finish(command: str, counts, strict: bool) -> int:
     """Sums up on standard error what was not as usual, and returns the exit code.
 
     Returns:
       0; 1 when no image could be read, or with `strict` when any could not.
     """
-    if tally.failed or tally.resized:
-        print(f"fpgan {verb}: {tally.read} images read, {tally.resized} of them resized; {tally.failed} "
+    if counts.failed or counts.resized:
+        print(f"fpgan {command}: {counts.read} images read, {counts.resized} of them resized; {counts.failed} "
               "could not be read", file=sys.stderr)
-    return int(bool(tally.failed and (strict or not tally.read)))
+    return int(bool(counts.failed and (strict or not counts.read)))
 
 
 def verdict_table(stream, name_width: int = 40) -> Callable:
@@ -95,10 +95,10 @@ def verdict_table(stream, name_width: int = 40) -> Callable:
     return show
 
 
-def print_verdicts(tally, meaning: str, stream) -> None:
+def print_verdicts(counts, meaning: str, stream) -> None:
     """Prints how often each verdict was given, and what the verdicts mean."""
-    counts = "; ".join(f"{kind}: {count}" for kind, count in sorted(tally.verdicts.items()))
-    print(f"\n{counts or 'no verdicts'}\n\n{meaning}", file=stream)
+    verdicts = "; ".join(f"{kind}: {count}" for kind, count in sorted(counts.verdicts.items()))
+    print(f"\n{verdicts or 'no verdicts'}\n\n{meaning}", file=stream)
 
 
 def positive(text: str) -> int:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fpr", "--false-positive-rate", metavar="RATE", type=float, default=1e-6,
                         help="of an image with another fingerprint, that it counts as matching (default 1e-6)")
     parser.add_argument("--seed", metavar="S", type=not_negative, help="of the drawing (default: another one each time)")
-    parser.add_argument("--workers", metavar="N", type=positive, help="threads that read and hash (default: CPU cores)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads that read and hash (default: CPU cores)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.decode:
         import fpgan
         model = fpgan.load(args.model)
-    report = verify_set(args.folder, model, decode=args.decode, seed=args.seed, workers=args.workers,
+    report = verify_set(args.folder, model, decode=args.decode, seed=args.seed, workers=args.threads,
                         false_positive_rate=args.fpr, progress=progress_line("verify"))
     settings, problems = report.settings, report.problems
     print(f"images   {report.listed:>8} listed of {settings.total}\n"

@@ -102,7 +102,7 @@ def prepare_command(settings: DataSettings, resolution: int) -> str:
     if settings.data_dir != "data":
         words += ["--data-dir", settings.data_dir]
     if settings.name == "robohash_cats":
-        words += ["--count", settings.count]
+        words += ["--images", settings.count]
     if settings.name == "folder":
         words += ["--path", settings.path, "--crop", settings.crop]
     if settings.name == "tfds":

@@ -63,7 +63,7 @@ class Row:
 
 
 @dataclass
-class Tally:
+class Counts:
     """Counts over rows: images read, resized ones, failed ones, and verdicts by kind."""
 
     read: int = 0
@@ -79,7 +79,7 @@ class Tally:
         if row.verdict is not None:
             self.verdicts[row.verdict.kind] += 1
 
-    def add_all(self, other: Tally) -> None:
+    def add_all(self, other: Counts) -> None:
         """Counts what another one has counted."""
         self.read += other.read
         self.failed += other.failed
@@ -87,14 +87,14 @@ class Tally:
         self.verdicts.update(other.verdicts)
 
 
-def write_rows(rows: Iterable[Row], *sinks: Callable[[Row], None]) -> Tally:
+def write_rows(rows: Iterable[Row], *sinks: Callable[[Row], None]) -> Counts:
     """Passes each row to each sink, and counts."""
-    tally = Tally()
+    counts = Counts()
     for row in rows:
         for sink in sinks:
             sink(row)
-        tally.add(row)
-    return tally
+        counts.add(row)
+    return counts
 
 
 def column_types(with_verdict: bool) -> dict[str, str]:

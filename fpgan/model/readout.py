@@ -17,23 +17,23 @@ import scipy.linalg
 from fpgan.errors import FpganError
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.decoder import Decoder, with_reading
-from fpgan.perturbations.codecs import SAVES, save_all
+from fpgan.networks.decoder import Decoder, with_readout
+from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # to choose from, in units of the mean variance of the features
 HELD_OUT = 10  # every tenth batch chooses the ridge and the scale
 BATCH = 500  # images, each saved in every way, whose moments are added at once
 _NETWORK_BATCH = 50  # images that the networks see at once
 _MOST_FEATURES = 16_000  # moments of 2 GB each, of which four are in memory at once
-LEAST_FIT = 1_000  # images to fit a reader to
+LEAST_FIT = 1_000  # images to fit a readout to
 
 
-def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
+def fit_readout(config: NetworkConfig, params: dict, count: int, seed: int,
                progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[dict, dict]:
     """Fits how the decoder reads bits out of its features.
 
     The weights minimise the squared error of [hidden, details, 1] @ weights to the bits as -1 and 1, over images that are
-    saved in every way of evaluation.saving, plus a ridge penalty that images held out choose; then they are scaled so that
+    saved in every way of PERTURBATIONS, plus a ridge penalty that images held out choose; then they are scaled so that
     the logits are log-odds.
 
     Args:
@@ -53,10 +53,10 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     features = width + (len(params["decoder"]["linear"]["patterns"]) if config.decoder_linear else 0)
     batches = count // BATCH
     if count < LEAST_FIT:
-        raise FpganError(f"there are {count} images to fit a reader to; expected {LEAST_FIT} or more")
+        raise FpganError(f"there are {count} images to fit a readout to; expected {LEAST_FIT} or more")
     if features > _MOST_FEATURES:
         raise FpganError(f"the decoder has {features:,} features to fit, expected {_MOST_FEATURES:,} at most; set "
-                         "export.fit_images to 0")
+                         "export.readout_images to 0")
     model = from_params(config, params, {})
     extract = jax.jit(functools.partial(_features, config, params["decoder"]))
     fitted, held_out = np.zeros((2, *[features + 1 + config.fingerprint_bits] * 2))
@@ -64,16 +64,16 @@ def fit_reader(config: NetworkConfig, params: dict, count: int, seed: int,
     for batch in range(batches):
         bits = rng.integers(0, 2, (BATCH, config.fingerprint_bits), np.uint8)
         images = model.generate(bits, rng.integers(0, 2**32, BATCH, np.uint32), batch_size=_NETWORK_BATCH)
-        saved = np.concatenate([save_all(images, name) for name in SAVES])
+        saved = np.concatenate([perturb_all(images, name) for name in PERTURBATIONS])
         parts = np.split(saved, len(saved) // _NETWORK_BATCH)
         moments = held_out if batch % HELD_OUT == 0 else fitted
-        moments += np.asarray(_second_moments([extract(part) for part in parts], np.tile(bits, (len(SAVES), 1))))
+        moments += np.asarray(_second_moments([extract(part) for part in parts], np.tile(bits, (len(PERTURBATIONS), 1))))
         progress((batch + 1) * BATCH, batches * BATCH)
     candidates = {ridge: _ridge_regression(fitted, width, features, ridge) for ridge in RIDGES}
     ridge = min(RIDGES, key=lambda ridge: _squared_error(held_out, candidates[ridge]))
     weights = candidates[ridge] * _log_odds_scale(held_out, candidates[ridge])
-    done = {"images": batches * BATCH, "saved_as": list(SAVES), "ridge": ridge}
-    return with_reading(config, params["decoder"], weights.astype(np.float32)), done
+    done = {"images": batches * BATCH, "saved_as": list(PERTURBATIONS), "ridge": ridge}
+    return with_readout(config, params["decoder"], weights.astype(np.float32)), done
 
 
 def _features(config: NetworkConfig, decoder: dict, images: jax.Array) -> jax.Array:

@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         return self.trunk(images), details
 
 
-def with_reading(config: NetworkConfig, params: dict, weights: np.ndarray) -> dict:
+def with_readout(config: NetworkConfig, params: dict, weights: np.ndarray) -> dict:
     """Puts another linear reading of the features into a decoder.
 
     Args:

@@ -28,14 +28,14 @@ def jpeg75(image: np.ndarray) -> np.ndarray:
     return read_image(buffer.getvalue())[0]
 
 
-SAVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+PERTURBATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "png": png,
-    "jpeg 75": jpeg75,
-    "resize 75% and back": resize75,
-    "blur 0.5 px": blur05,
+    "jpeg:75": jpeg75,
+    "resize:0.75": resize75,
+    "blur:0.5": blur05,
 }
 
 
-def save_all(images: np.ndarray, name: str) -> np.ndarray:
-    """Applies one of SAVES to each image: uint8 [N, R, R, 3] -> uint8 [N, R, R, 3]."""
-    return np.stack([SAVES[name](image) for image in images])
+def perturb_all(images: np.ndarray, name: str) -> np.ndarray:
+    """Applies one of PERTURBATIONS to each image: uint8 [N, R, R, 3] -> uint8 [N, R, R, 3]."""
+    return np.stack([PERTURBATIONS[name](image) for image in images])

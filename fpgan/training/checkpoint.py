@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from fpgan.errors import FpganError, quiet_absl
 from fpgan.io.files import read_json, reason, write_file
-from fpgan.training.config import current, default, flatten
+from fpgan.training.config import default, flatten, renamed
 from fpgan.training.state import TrainState
 
 # What may change between the start of a run and its continuation: nothing that the result depends on.
@@ -122,7 +122,7 @@ def check_config(workdir: str | os.PathLike, config) -> None:
     """
     path, fields = Path(workdir) / "config.json", flatten(config)
     if path.exists():
-        begun = flatten(default()) | current(read_json(path))  # what an older version wrote lacks newer fields
+        begun = flatten(default()) | renamed(read_json(path))  # what an older version wrote lacks newer fields
         for key in sorted(begun.keys() | fields.keys()):
             if begun.get(key) != fields.get(key) and not key.startswith(_FREE):
                 raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "

@@ -5,29 +5,26 @@ import dataclasses
 import difflib
 import functools
 import math
-import operator
 import os
 import runpy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import ml_collections
-from flax.traverse_util import flatten_dict
 
 from fpgan.data.settings import DataSettings
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.perturbations.sampling import parse_ranges
 
-# Keys that older configs and commands use -> the field that holds the value now.
-RENAMED_KEYS = {"data.resolution": "network.resolution"}
-
+# Keys of older versions -> keys of today: in overrides, in config files and in the config.json of runs.
+RENAMED = {"objective.discriminator_noise": "objective.instance_noise", "export.fit_images": "export.readout_images",
+           "data.resolution": "network.resolution"}
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
           "every.grid": 0, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
-          "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.fit_images": 0,
+          "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.readout_images": 0,
           "network.minibatch_stddev_group": 1, "network.decoder_linear_levels": 1,
           "objective.visibility": 0.0, "objective.perturbed_share": 0.0, "curriculum.fingerprint_factor": 0.0}
 
@@ -41,7 +38,7 @@ def default() -> ml_collections.ConfigDict:
         network=NetworkConfig().to_dict(),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
-            quantize=False, discriminator_noise=0.0,
+            quantize=False, instance_noise=0.0,
             visibility=0.0, perturbations="", perturbed_share=0.85,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
@@ -56,7 +53,7 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; grid, evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
-        export=dict(strength=1.0, fit_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit
+        export=dict(strength=1.0, readout_images=0),  # what `fpgan export` does after training, see readout.py; 0: no fit
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))
@@ -82,6 +79,11 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
         raise FpganError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise FpganError(f"{path} has no function get_config() that returns a ConfigDict")
+    for old, new in RENAMED.items():
+        if old in flatten(config):  # set by the file: the defaults do not have it
+            node, leaf = place(config, old)
+            set_field(config, new, node[leaf])
+            del node[leaf]
     for override in overrides:
         apply_override(config, override)
     return check(config)
@@ -90,25 +92,29 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
 def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
     """Sets one field, "dotted.key=value", to a value of the type that it has."""
     key, equals, text = override.partition("=")
+    key, fields = RENAMED.get(key, key), flatten(config)
     if not equals:
         raise FpganError(f"override {override!r}; expected key=value, such as batch_size=32")
-    fields, field = flatten(config), RENAMED_KEYS.get(key, key)
-    if field not in fields:
+    if key not in fields:
         raise _unknown(key, fields)
-    set_field(config, field, _parse(key, text, fields[field]))
+    set_field(config, key, _parse(key, text, fields[key]))
+
+
+def renamed(fields: dict) -> dict:
+    """Returns the fields of a config, by dotted key, under their names of today."""
+    return {RENAMED.get(key, key): value for key, value in fields.items()}
 
 
 def set_field(config: ml_collections.ConfigDict, key: str, value) -> None:
-    """Sets the field of a dotted key."""
+    """Sets the field with a dotted key, which the config has."""
+    node, leaf = place(config, key)
+    node[leaf] = value
+
+
+def place(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.ConfigDict, str]:
+    """Returns the part of a config that holds the field with a dotted key, and the field's name there."""
     *parents, leaf = key.split(".")
-    for parent in parents:
-        config = config[parent]
-    config[leaf] = value
-
-
-def current(fields: dict) -> dict:
-    """Returns the fields that another version wrote, dotted key -> value, under the keys of this one."""
-    return {RENAMED_KEYS.get(key, key): value for key, value in fields.items()}
+    return functools.reduce(lambda node, name: node[name], parents, config), leaf
 
 
 def architecture(config: ml_collections.ConfigDict) -> NetworkConfig:
@@ -121,17 +127,10 @@ def architecture(config: ml_collections.ConfigDict) -> NetworkConfig:
 
 
 def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns the config if every field is one that fpgan knows and its value makes sense.
-
-    A config file may misspell a field as well; what it sets under a key of RENAMED_KEYS goes to the field that there is now.
-    """
+    """Returns the config if every field is one that fpgan knows; a field of a config file may be misspelt as well."""
     known = flatten(default())
-    for key, value in flatten(config).items():
-        if key in RENAMED_KEYS:
-            *parents, leaf = key.split(".")
-            del functools.reduce(operator.getitem, parents, config)[leaf]
-            set_field(config, RENAMED_KEYS[key], value)
-        elif key not in known:
+    for key in flatten(config):
+        if key not in known:
             raise _unknown(key, known)
     fields = flatten(config)
     for key, least in _LEAST.items():
@@ -141,16 +140,19 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if config.export.fit_images:
+    if config.export.readout_images:
         from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
 
-        if config.export.fit_images < LEAST_FIT:
-            raise FpganError(f"export.fit_images is {config.export.fit_images}; expected {LEAST_FIT} or more, or 0 for no "
-                             "fit")
+        if config.export.readout_images < LEAST_FIT:
+            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
+                             "for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
-    parse_ranges(config.objective.perturbations)
+    if config.objective.perturbations:
+        from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
+
+        parse_ranges(config.objective.perturbations)
     architecture(config)
     return config
 
@@ -174,9 +176,13 @@ def check_batch(config, devices: int) -> None:
                          "device; expected a divisor of it")
 
 
-def flatten(config: ml_collections.ConfigDict) -> dict:
-    """Returns the fields of a nested config as one dict with dotted keys."""
-    return flatten_dict(config.to_dict(), sep=".")
+def flatten(config: ml_collections.ConfigDict | dict, prefix: str = "") -> dict:
+    """Returns the fields of a nested config as one dict with dotted keys (flax.traverse_util would bring JAX)."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, (dict, ml_collections.ConfigDict))
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
 
 
 def _unknown(key: str, known: Iterable[str]) -> FpganError:

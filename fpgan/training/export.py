@@ -13,17 +13,17 @@ from fpgan.io.files import read_json
 from fpgan.model.calibration import evenness_threshold
 from fpgan.model.format import check_place, save_model
 from fpgan.model.model import Model, from_params, load
-from fpgan.model.readout import fit_reader
+from fpgan.model.readout import fit_readout
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.state import averaged_params, init_state
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
-           strength: float | None = None, fit_images: int | None = None,
+           strength: float | None = None, readout_images: int | None = None,
            progress: Callable[[int, int], None] = lambda done, total: None,
            report: Callable[[str], None] = lambda line: None) -> Model:
-    """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its reader fitted.
+    """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its readout fitted.
 
     Args:
       workdir: of the run.
@@ -32,9 +32,9 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       name: of the model; the directory's name if empty.
       dtype: of the stored parameters, "float32" or "bfloat16"; computations stay as the config says.
       strength: factor on the fingerprint's strength in training; None for the config's `export.strength`.
-      fit_images: generated images to which the reader is fitted (see readout.py), 0 for none; None for the config's
-        `export.fit_images`.
-      progress: is given the numbers of images done and in all, while the reader is fitted.
+      readout_images: generated images to which the readout is fitted (see readout.py), 0 for none; None for the config's
+        `export.readout_images`.
+      progress: is given the numbers of images done and in all, while the readout is fitted.
       report: is given a line on what the model lacks.
 
     Returns:
@@ -45,7 +45,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     """
     check_place(out)
     config = read_config(workdir)
-    for key, value in (("strength", strength), ("fit_images", fit_images)):
+    for key, value in (("strength", strength), ("readout_images", readout_images)):
         if value is not None:
             config.export[key] = value
     configs.check(config)
@@ -56,8 +56,8 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     checkpoints.close()
     info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
     params = averaged_params(config, state)
-    if config.export.fit_images:
-        params["decoder"], info["reader"] = fit_reader(network, params, config.export.fit_images, config.seed, progress)
+    if config.export.readout_images:
+        params["decoder"], info["reader"] = fit_readout(network, params, config.export.readout_images, config.seed, progress)
     try:
         source = open_source(config.data, config.network.resolution)
         info["evenness_threshold"] = evenness_threshold(from_params(network, params, info), source, config.seed)
@@ -78,7 +78,7 @@ def read_config(workdir: str | Path) -> ml_collections.ConfigDict:
         raise FpganError(f"no training run in {workdir}: {path.name} is missing; expected the --workdir of fpgan train")
     config = configs.default()
     known = configs.flatten(config)
-    for key, value in configs.current(read_json(path)).items():
+    for key, value in configs.renamed(read_json(path)).items():
         if key not in known:
             raise FpganError(f"{path}: this fpgan does not know {key!r}; use the version that the run was begun with")
         configs.set_field(config, key, value)

@@ -1,6 +1,6 @@
 """What training is watched by: bit accuracy, consistency and Frechet distance of the moving averages.
 
-They are the model that export would give now with `export.strength` 1 and no fitted reader.
+They are the model that export would give now with `export.strength` 1 and no fitted readout.
 
 The inputs are the same at every measurement of a run and of all runs with its seed, and no part of training. Nothing here
 changes the state: a run with it gives the same bits as one without.

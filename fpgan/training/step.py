@@ -142,7 +142,7 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
         "accuracy": jnp.mean((logits > 0) == (bits > 0), axis=-1),
     }
     if image_terms:
-        scores = Discriminator(network).apply({"params": discriminator}, blind(setup, fakes, inputs["pixels"]))
+        scores = Discriminator(network).apply({"params": discriminator}, add_instance_noise(setup, fakes, inputs["pixels"]))
         terms["adversarial"] = losses.generator_adversarial(scores)
     if image_terms and (o.consistency or o.coarse_consistency):
         others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
@@ -206,8 +206,8 @@ def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: ja
 
     def objective(params):
         score = functools.partial(Discriminator(setup.network).apply, {"params": params})
-        real_scores = score(blind(setup, reals, inputs["real_pixels"]))
-        fake_scores = score(blind(setup, fakes, inputs["pixels"]))
+        real_scores = score(add_instance_noise(setup, reals, inputs["real_pixels"]))
+        fake_scores = score(add_instance_noise(setup, fakes, inputs["pixels"]))
         loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
         return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
 
@@ -280,15 +280,15 @@ def global_indices(batch: int) -> jax.Array:
     return lax.axis_index(AXIS).astype(jnp.uint32) * jnp.uint32(batch) + jnp.arange(batch, dtype=jnp.uint32)
 
 
-def blind(setup: Setup, images: jax.Array, pixels: jax.Array) -> jax.Array:
-    """Instance noise: what the discriminator sees, so that no pattern below the noise betrays a fingerprint to it.
+def add_instance_noise(setup: Setup, images: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Adds instance noise to what the discriminator sees, so that no pattern below the noise betrays a fingerprint to it.
 
     Args:
-      setup: objective.discriminator_noise is the standard deviation, in the units of images.
+      setup: objective.instance_noise is the standard deviation, in the units of images.
       images: [N, R, R, C] in [-1, 1], real or generated.
       pixels: [N, R, R, C] ~ N(0, 1).
     """
-    deviation = setup.config.objective.discriminator_noise
+    deviation = setup.config.objective.instance_noise
     return images + deviation * pixels if deviation else images
 
 

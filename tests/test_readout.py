@@ -1,4 +1,4 @@
-"""The reader in closed form: it is the ridge regression it says it is, and reads more than the decoder it replaces."""
+"""The readout in closed form: it is the ridge regression it says it is, and reads more than the decoder it replaces."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ import tiny
 from fpgan.errors import FpganError
 from fpgan.model import readout
 from fpgan.model.model import from_params
-from fpgan.networks.decoder import Decoder, with_reading
+from fpgan.networks.decoder import Decoder, with_readout
 from fpgan.networks.parameters import init_params
-from fpgan.perturbations.codecs import SAVES, save_all
+from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_another_reading_is_what_the_logits_become(network, params):
     hidden, details = decoder.apply({"params": params["decoder"]}, images, method="features")
     weights = np.random.default_rng(1).normal(size=(hidden.shape[1] + details.shape[1] + 1, 8)).astype(np.float32)
     old_latents = decoder.apply({"params": params["decoder"]}, images)[1]
-    logits, latents = decoder.apply({"params": with_reading(network, params["decoder"], weights)}, images)
+    logits, latents = decoder.apply({"params": with_readout(network, params["decoder"], weights)}, images)
     np.testing.assert_allclose(logits, np.concatenate([hidden, details, np.ones((5, 1))], 1) @ weights, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(latents, old_latents)
 
@@ -41,15 +41,15 @@ def test_another_reading_is_what_the_logits_become(network, params):
 def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, params, linear, monkeypatch):
     network = dataclasses.replace(network, decoder_linear=linear)
     monkeypatch.setattr(readout, "RIDGES", (1e-3,))
-    decoder, done = readout.fit_reader(network, params, 2400, seed=0)
-    assert done == {"images": 2000, "saved_as": list(SAVES), "ridge": 1e-3}
+    decoder, done = readout.fit_readout(network, params, 2400, seed=0)
+    assert done == {"images": 2000, "saved_as": list(PERTURBATIONS), "ridge": 1e-3}
     rng = np.random.default_rng([0, 3])
     rows, targets = [], []
     for batch in range(4):
         bits = rng.integers(0, 2, (500, 8), np.uint8)
         images = from_params(network, params, {}).generate(bits, rng.integers(0, 2**32, 500, np.uint32), batch_size=500)
-        for name in SAVES if batch else ():  # the first batch is held out
-            x = save_all(images, name).astype(np.float32) * (2 / 255) - 1
+        for name in PERTURBATIONS if batch else ():  # the first batch is held out
+            x = perturb_all(images, name).astype(np.float32) * (2 / 255) - 1
             hidden, details = Decoder(network).apply({"params": params["decoder"]}, x, method="features")
             rows.append(np.concatenate([hidden, details], axis=1, dtype=np.float64))
             targets.append(2.0 * bits - 1)
@@ -74,19 +74,19 @@ def test_a_fit_is_ridge_regression_and_reads_unseen_images_better(network, param
 
 def test_the_ridge_is_that_which_reads_what_was_held_out_and_the_scale_makes_log_odds(network, params, monkeypatch):
     monkeypatch.setattr(readout, "RIDGES", (1e9, 1e-3, 1e8))
-    decoder, done = readout.fit_reader(network, params, 1000, seed=0)
+    decoder, done = readout.fit_readout(network, params, 1000, seed=0)
     assert done["ridge"] == 1e-3
     rng = np.random.default_rng([0, 3])
     bits = rng.integers(0, 2, (500, 8), np.uint8)  # the first batch
     fitted = from_params(network, {**params, "decoder": decoder}, {})
     images = fitted.generate(bits, rng.integers(0, 2**32, 500, np.uint32), batch_size=50)
-    right = np.concatenate([fitted.decode(save_all(images, name)) * (2.0 * bits - 1) for name in SAVES])
+    right = np.concatenate([fitted.decode(perturb_all(images, name)) * (2.0 * bits - 1) for name in PERTURBATIONS])
     assert 2 * right.mean() / right.var() == pytest.approx(1, rel=1e-3)
 
 
 def test_what_cannot_be_fitted_is_told(network, params, monkeypatch):
-    with pytest.raises(FpganError, match="999 images to fit a reader to; expected 1000 or more"):
-        readout.fit_reader(network, params, 999, seed=0)
+    with pytest.raises(FpganError, match="999 images to fit a readout to; expected 1000 or more"):
+        readout.fit_readout(network, params, 999, seed=0)
     monkeypatch.setattr(readout, "_MOST_FEATURES", 100)
-    with pytest.raises(FpganError, match=r"has 2\d\d features to fit, expected 100 at most; set export.fit_images to 0"):
-        readout.fit_reader(network, params, 1000, seed=0)
+    with pytest.raises(FpganError, match=r"has 2\d\d features to fit, expected 100 at most; set export.readout_images to 0"):
+        readout.fit_readout(network, params, 1000, seed=0)

@@ -10,7 +10,7 @@ from fpgan.attribution import registry
 from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
-from fpgan.perturbations.codecs import SAVES, save_all
+from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
 
 
 def random_bits(rng, count, n_bits=128):
@@ -121,8 +121,8 @@ def test_saving_changes_what_it_says_and_nothing_more():
     image = 128 + 90 * np.stack([np.sin(x / 3), np.cos(y / 3), np.sin((x + y) / 5)], axis=-1)  # smooth
     image = image.astype(np.uint8)
     images = np.stack([image, image[::-1]])
-    for name in SAVES:
-        saved = save_all(images, name)
+    for name in PERTURBATIONS:
+        saved = perturb_all(images, name)
         assert saved.shape == images.shape and saved.dtype == np.uint8
         difference = np.abs(saved.astype(int) - images).mean()
         assert difference == 0 if name == "png" else 0 < difference < 6, (name, difference)
@@ -131,7 +131,7 @@ def test_saving_changes_what_it_says_and_nothing_more():
 def test_the_blur_has_the_deviation_in_its_name():
     impulse = np.zeros((15, 15, 3), np.uint8)
     impulse[7, 7] = 255
-    weights = SAVES["blur 0.5 px"](impulse)[:, :, 0].astype(float)
+    weights = PERTURBATIONS["blur:0.5"](impulse)[:, :, 0].astype(float)
     deviation = math.sqrt((weights.sum(axis=0) * (np.arange(15) - 7) ** 2).sum() / weights.sum())
     assert deviation == pytest.approx(0.5, abs=0.05)
 
