@@ -8,7 +8,7 @@ import tiny
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
-from fpgan.training.export import read_config
+from fpgan.training.workdir import read_config
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -107,7 +107,9 @@ def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm
 
 
 @pytest.mark.parametrize("fault, code, told", [
-    ("1 data error", 2, "process 1 ({host}): the moon is full"), ("0 7 disk", 2, "metrics.jsonl: No space left on device")])
+    ("1 data error", 2, "process 1 ({host}): the moon is full"),
+    ("0 3 disk", 2, "metrics.jsonl: No space left on device; nothing was saved yet; run the same command again to begin "
+     "anew")])
 def test_an_error_in_one_ends_all_at_once_and_is_told_once(tmp_path, fault, code, told):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT=fault))
     assert codes == [code, code], output

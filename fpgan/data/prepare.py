@@ -10,7 +10,7 @@ from fpgan.data import prepared, robohash
 from fpgan.data.folder import list_own_images
 from fpgan.data.settings import DataSettings, prepared_folder, read_settings
 from fpgan.errors import FpganError
-from fpgan.io.files import locked
+from fpgan.io.files import locked, os_reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,16 @@ def prepare(data: Mapping | DataSettings, resolution: int, progress: Callable[[i
         if settings.name == "tfds":
             return _prepare_public(settings)
         return _prepare_own(settings, resolution, prepared_folder(settings, resolution), progress)
-    except OSError as error:
-        raise FpganError(f"cannot prepare {settings.name} in {settings.data_dir!r}: {error}; mend that and"
-                         " run the same command again") from error
+    except (OSError, RuntimeError) as error:  # array_record tells of a full disk by a RuntimeError
+        why = os_reason(error)
+        if why is None:
+            raise
+        place = error.filename if isinstance(error, OSError) and error.filename else _place(settings, resolution)
+        raise FpganError(f"{place}: cannot be written or read ({why}); mend that and run the same command again") from error
+
+
+def _place(settings: DataSettings, resolution: int) -> str | Path:
+    return settings.data_dir if settings.name == "tfds" else prepared_folder(settings, resolution)
 
 
 def _prepare_own(settings, resolution, folder, progress):

@@ -1,15 +1,16 @@
 """From a checkpoint to a model directory."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import ml_collections
 
 from fpgan.data.sources import open_source
+from fpgan.distributed.work import Claim, claim
 from fpgan.errors import FpganError
-from fpgan.io.files import read_json
+from fpgan.io.files import NoLocks, read_json
 from fpgan.model.calibration import evenness_threshold
 from fpgan.model.format import check_place, save_model
 from fpgan.model.model import Model, from_params, load
@@ -17,6 +18,7 @@ from fpgan.model.readout import fit_readout
 from fpgan.training import config as configs
 from fpgan.training.checkpoint import Checkpoints
 from fpgan.training.state import averaged_params, init_state
+from fpgan.training.workdir import read_config, read_history
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
@@ -43,6 +45,13 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     Raises:
       FpganError: if there is no run or no such checkpoint, or `out` is something else than a model directory.
     """
+    with exporting(out):
+        return _export(Path(workdir), Path(out), step, name, dtype, strength, readout_images, progress, report)
+
+
+def _export(workdir: Path, out: Path, step: int | None, name: str, dtype: str, strength: float | None,
+            readout_images: int | None, progress: Callable, report: Callable) -> Model:
+    """As export, with nobody else at work on the same model directory."""
     check_place(out)
     config = read_config(workdir)
     for key, value in (("strength", strength), ("readout_images", readout_images)):
@@ -54,7 +63,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(jax.eval_shape(lambda: init_state(config)), step)
     checkpoints.close()
-    info = {"name": name or Path(out).name, "training": training_info(workdir, config, int(state.step))}
+    info = {"name": name or out.name, "training": training_info(workdir, config, int(state.step))}
     params = averaged_params(config, state)
     if config.export.readout_images:
         params["decoder"], info["reader"] = fit_readout(network, params, config.export.readout_images, config.seed, progress)
@@ -64,29 +73,32 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     except FpganError as error:
         report(f"no evenness threshold, so that attribution will not tell unregistered fingerprints from none: {error}")
     save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
-    return load(Path(out).absolute())
+    return load(out.absolute())
 
 
-def read_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """Returns the config that a run was begun with.
+@contextlib.contextmanager
+def exporting(out: str | Path) -> Iterator[None]:
+    """Keeps a second export out of a model directory while the first is at work.
 
     Raises:
-      FpganError: if the directory holds no run.
+      FpganError: another process exports there.
     """
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise FpganError(f"no training run in {workdir}: {path.name} is missing; expected the --workdir of fpgan train")
-    config = configs.default()
-    known = configs.flatten(config)
-    for key, value in configs.renamed(read_json(path)).items():
-        if key not in known:
-            raise FpganError(f"{path}: this fpgan does not know {key!r}; use the version that the run was begun with")
-        configs.set_field(config, key, value)
-    return config
+    out = Path(out).absolute()
+    try:
+        held = claim(out.with_name(f".{out.name}.lock"))
+    except NoLocks:  # then it is the user's care
+        held = contextlib.nullcontext()
+    if held is None:
+        raise FpganError(f"{out}: another process is exporting there; wait for it, or give another --out")
+    try:
+        yield
+    finally:
+        if isinstance(held, Claim):
+            held.remove()
 
 
 def training_info(workdir: str | Path, config, step: int) -> dict:
-    """What config.json tells about the training."""
-    data = read_json(Path(workdir) / "data.json")
+    """Returns what a model's config.json tells about its training."""
+    data, history = read_json(Path(workdir) / "data.json"), read_history(workdir)
     return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": data.get("name"),
-            "data_size": data.get("size"), "licence": data.get("licence")}
+            "data_size": data.get("size"), "licence": data.get("licence")} | ({"history": history} if history else {})

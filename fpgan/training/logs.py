@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.distributed import devices
+from fpgan.io.files import writing
 
 _SHOWN = {"accuracy": "bits", "fingerprint": "fp", "latent": "latent", "adversarial": "adv", "consistency": "cons",
           "discriminator": "disc", "progress": "stage", "eval_accuracy": "held-out bits",
@@ -74,7 +75,7 @@ class Log:
         elif step > self._began[1]:
             rate = (step - self._began[1]) * self._batch / (now - self._began[0])
         record = {"step": step, "images": step * self._batch, "images_per_second": rate} | means
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self._board:
             for name, value in means.items():

@@ -14,19 +14,29 @@ from fpgan.distributed import runtime
 from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplicate
 from fpgan.distributed.preemption import StopFlag
 from fpgan.errors import FpganError
-from fpgan.training.checkpoint import Checkpoints, check_config, last_step, pin_dataset, resume_hint, write_config
+from fpgan.io.files import NoLocks, locked, reason
+from fpgan.training.checkpoint import Checkpoints, last_step, resume_hint
 from fpgan.training.config import check_batch, flatten
 from fpgan.training.logs import Log
 from fpgan.training.monitor import open_monitor, write_grids
-from fpgan.training.state import STAGE_INTERVAL, TrainState, init_state, params_from_model, state_from_params
+from fpgan.training.state import (
+    STAGE_INTERVAL,
+    TrainState,
+    init_state,
+    params_from_model,
+    state_from_fork,
+    state_from_params,
+)
 from fpgan.training.step import Phase, phases
+from fpgan.training.workdir import next_history, pin_dataset, write_config, write_history
 
 
 class TrainingDiverged(FpganError):
     """A loss or a parameter is no longer finite."""
 
 
-def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None) -> TrainState:
+def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None, *,
+          fork: str | Path | None = None, extend: bool = False) -> TrainState:
     """Trains, or continues to train, in a working directory.
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
@@ -37,6 +47,8 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
       config: the training config.
       workdir: holds config.json, checkpoints/, metrics.jsonl and the sample grids.
       report: is given each line of progress.
+      fork: the working directory of a run from whose newest state this one begins, with other weights for instance.
+      extend: go on with more images than the run was begun with also after its learning rates have begun to fall.
 
     Returns:
       The last state, unreplicated.
@@ -45,11 +57,13 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
       FpganError: for bad settings or data; TrainingDiverged on NaN, with the step and the term named.
     """
     report = report if is_main() else lambda line: None
-    stop = StopFlag()
+    stop, workdir = StopFlag(), Path(workdir)
     try:
-        run = set_up(config, Path(workdir), report)
-        with closing(run):
-            loop(run, config.every, stop)
+        check_batch(config, jax.device_count())
+        with locking(workdir, report):
+            run = set_up(config, workdir, report, fork, extend)
+            with telling_where_to_resume(workdir), closing(run):
+                loop(run, config.every, stop)
     finally:
         stop.restore()
     done = int(run.saved.step)
@@ -148,40 +162,67 @@ def due(every: int, done: int, end: bool) -> bool:
     return every > 0 and (end or done % every == 0)
 
 
-def set_up(config, workdir: Path, report: Callable[[str], None]) -> Run:
+def set_up(config, workdir: Path, report: Callable[[str], None], fork: str | Path | None = None,
+           extend: bool = False) -> Run:
     """Opens data, checkpoints and log, makes the state, and compiles the phases; what the user can mend is told here."""
-    devices, every = jax.device_count(), config.every
-    check_batch(config, devices)
-    if is_main():
-        check_config(workdir, config)
+    history = next_history(workdir, config, fork, extend) if is_main() else []
     source = open_source(config.data, config.network.resolution)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
-    check_sameness(config, workdir, source)
+    check_sameness(config, workdir, source, fork)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
-    state = first_state(config, checkpoints, report)
+    state = first_state(config, checkpoints, report, fork)
     monitor = open_monitor(config, source)
     if is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
         pin_dataset(workdir, source)
+        if history:
+            write_history(workdir, history)
         write_config(workdir, config)
+    if fork:
+        checkpoints.save(state)
     draw = functools.partial(write_grids, workdir, config, source)
-    if every.grid:
+    if config.every.grid:
         draw(state)
     start, last = int(state.step), config.total_images // config.batch_size
     return Run(start, last, replicate(state), state,
-               compile_phases(phases(config, config.batch_size // devices, config.data.resident)),
+               compile_phases(phases(config, config.batch_size // jax.device_count(), config.data.resident)),
                config.curriculum.bits_first, bool(state.image_terms), real_batches(config, source, start), monitor, draw,
                checkpoints, Log(workdir, start, last, config.batch_size, report))
 
 
-def check_sameness(config, workdir: Path, source: ImageSource) -> None:
+def check_sameness(config, workdir: Path, source: ImageSource, fork: str | Path | None) -> None:
     """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
     fleet = runtime.fleet()
     if fleet:
         fleet.hint = functools.partial(resume_hint, workdir)
-        seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir)}
+        seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir),
+                "last checkpoint in --fork": fork and last_step(fork)}
         local = ("data.data_dir", "data.path", "data.workers")
         fleet.meet({key: value for key, value in flatten(config).items() if key not in local} | seen)
+
+
+@contextlib.contextmanager
+def locking(workdir: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Keeps a second run out of a working directory, by a lock of process 0; where there are no locks, says so."""
+    with contextlib.ExitStack() as stack:
+        if is_main():
+            try:
+                stack.enter_context(locked(workdir / ".lock", wait=False))
+            except NoLocks:
+                report(f"{workdir} is on a file system without locks; see to it that no second run is started in it")
+        yield
+
+
+@contextlib.contextmanager
+def telling_where_to_resume(workdir: Path) -> Iterator[None]:
+    """Adds to an error that ends a run, such as a full disk, where the run can go on."""
+    try:
+        yield
+    except (FpganError, OSError) as error:
+        if isinstance(error, TrainingDiverged) or "run the same command again" in str(error):
+            raise
+        place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        raise FpganError(f"{place}{reason(error)}; {resume_hint(workdir)}") from error
 
 
 @contextlib.contextmanager
@@ -204,19 +245,26 @@ def closing(run: Run) -> Iterator[None]:
         run.log.close()
 
 
-def first_state(config, checkpoints: Checkpoints, report: Callable[[str], None]) -> TrainState:
-    """Returns the newest checkpoint of this run; without one the model `init_from`, if given, or a fresh start."""
-    state = init_state(config)
-    if checkpoints.latest is None:
-        if config.init_from:
-            state = state_from_params(config, params_from_model(config, state.params))
-            report(f"starting from the model {config.init_from}")
-        counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()}
-        report("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+def first_state(config, checkpoints: Checkpoints, report: Callable[[str], None],
+                fork: str | Path | None = None) -> TrainState:
+    """Returns the newest checkpoint of this run; without one that of `fork`, the model `init_from`, or a fresh start."""
+    fresh = init_state(config)
+    state = checkpoints.restore_newest(fresh, report)
+    if state is not None:
+        report(f"continuing at step {int(state.step):,}")
         return state
-    state = checkpoints.restore(state)
-    report(f"continuing at step {int(state.step):,}")
-    return state
+    if fork:
+        others = Checkpoints(fork, read_only=True)
+        state = state_from_fork(config, others.restore(fresh))
+        others.close()
+        report(f"going on from step {int(state.step):,} of {fork}")
+        return state
+    if config.init_from:
+        fresh = state_from_params(config, params_from_model(config, fresh.params))
+        report(f"starting from the model {config.init_from}")
+    counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in fresh.params.items()}
+    report("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    return fresh
 
 
 def real_batches(config, source: ImageSource, start: int) -> Iterator:

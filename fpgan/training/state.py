@@ -66,6 +66,13 @@ def init_state(config) -> TrainState:
     return state_from_params(config, jax.jit(init_params, static_argnums=0)(architecture(config), key))
 
 
+def state_from_fork(config, state: TrainState) -> TrainState:
+    """Returns the state of another run as the start of one with this config: whole, without a curriculum if it has none."""
+    if config.curriculum.bits_first:
+        return state
+    return state.replace(progress=jnp.full((), 2.0), image_terms=jnp.ones((), bool))
+
+
 def state_from_params(config, params: dict) -> TrainState:
     """A fresh state around given parameters, for a start from scratch or from another model."""
     return TrainState(
