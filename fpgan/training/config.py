@@ -42,6 +42,7 @@ def default() -> ml_collections.ConfigDict:
             visibility=0.0, perturbations="", perturbed_share=0.85,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
+        augment=dict(mirror=False, policy=""),  # for few images, see augment.py; such as "color,translation,cutout"
         curriculum=dict(bits_first=False, latent_scale=0.1, learning_rate_factor=2.5, start_accuracy=0.9,
                         hold_accuracy=0.85, latent_images=50_000, ramp_images=100_000, accuracy_images=2_000,
                         fingerprint_factor=1.0),
@@ -153,6 +154,10 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
 
         parse_ranges(config.objective.perturbations)
+    if config.augment.policy:
+        from fpgan.training.augment import parse_policy  # likewise
+
+        parse_policy(config.augment.policy)
     architecture(config)
     return config
 

@@ -27,6 +27,7 @@ from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
 from fpgan.perturbations.sampling import parse_ranges, perturb
 from fpgan.training import losses
+from fpgan.training.augment import augment, mirror, parse_policy
 from fpgan.training.config import architecture
 from fpgan.training.state import (
     TrainState,
@@ -142,7 +143,8 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
         "accuracy": jnp.mean((logits > 0) == (bits > 0), axis=-1),
     }
     if image_terms:
-        scores = Discriminator(network).apply({"params": discriminator}, add_instance_noise(setup, fakes, inputs["pixels"]))
+        shown = show(setup, fakes, inputs["augment_keys"], inputs["pixels"])
+        scores = Discriminator(network).apply({"params": discriminator}, shown)
         terms["adversarial"] = losses.generator_adversarial(scores)
     if image_terms and (o.consistency or o.coarse_consistency):
         others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
@@ -200,14 +202,14 @@ def path_length_phase(setup: Setup, stream: int, state: TrainState, images: jax.
 def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on fresh fakes and on real images."""
     inputs = draw_inputs(setup, state, stream, setup.device_batch)
-    reals = draw_reals(setup, state.step - 1, images)  # the generator phase has counted this step
+    reals = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])  # the generator phase has counted this step
     fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
                                            inputs["fingerprints"], inputs["noise_keys"])
 
     def objective(params):
         score = functools.partial(Discriminator(setup.network).apply, {"params": params})
-        real_scores = score(add_instance_noise(setup, reals, inputs["real_pixels"]))
-        fake_scores = score(add_instance_noise(setup, fakes, inputs["pixels"]))
+        real_scores = score(show(setup, reals, inputs["real_augment_keys"], inputs["real_pixels"]))
+        fake_scores = score(show(setup, fakes, inputs["augment_keys"], inputs["pixels"]))
         loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
         return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
 
@@ -218,13 +220,14 @@ def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: ja
 
 def r1_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on gamma/2 times the squared gradient at real images, times the interval."""
-    del stream
-    o = setup.config.objective
-    reals = draw_reals(setup, state.step - 1, images)
+    o, inputs = setup.config.objective, draw_inputs(setup, state, stream, setup.device_batch)
+    reals = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])
+    policy = parse_policy(setup.config.augment.policy)
 
     def penalty(params):
         def total_score(x):
-            return jnp.sum(Discriminator(setup.network).apply({"params": params}, x))
+            shown = augment(policy, x, inputs["real_augment_keys"])
+            return jnp.sum(Discriminator(setup.network).apply({"params": params}, shown))
         return jnp.mean(losses.r1(jax.grad(total_score)(reals)))
 
     value, gradients = lax.pmean(jax.value_and_grad(penalty)(state.params["discriminator"]), AXIS)
@@ -243,8 +246,8 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
 
     Returns:
       latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
-      {0., 1.}; noise_keys, perturbation_keys [batch]; pixels, real_pixels [batch, R, R, channels] ~ N(0, 1). What a phase
-      does not use, the compiler leaves out.
+      {0., 1.}; pixels, real_pixels [batch, R, R, channels] ~ N(0, 1); keys [batch] of noise, perturbations, augmentation
+      (of generated and real images) and mirroring. What a phase does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
@@ -259,6 +262,9 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
             "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
             "noise_keys": noise,
             "perturbation_keys": jax.random.fold_in(noise, 1),
+            "augment_keys": jax.random.fold_in(noise, 2),
+            "real_augment_keys": jax.random.fold_in(noise, 3),
+            "mirror_keys": jax.random.fold_in(noise, 4),
             "pixels": jax.random.normal(pixels, size),
             "real_pixels": jax.random.normal(real_pixels, size),
         }
@@ -266,18 +272,24 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
     return jax.vmap(one)(global_indices(batch))
 
 
-def draw_reals(setup: Setup, step: jax.Array, images: jax.Array) -> jax.Array:
-    """This device's real images of a step, float32 [device_batch, R, R, 3] in [-1, 1]; see phases() on `images`."""
+def draw_reals(setup: Setup, step: jax.Array, images: jax.Array, mirror_keys: jax.Array) -> jax.Array:
+    """Returns this device's real images of a step, float32 [device_batch, R, R, 3] in [-1, 1]; see phases() on `images`."""
     if setup.resident:
         size, batch = images.shape[0], setup.config.batch_size
         position = step.astype(jnp.uint32) * jnp.uint32(batch) + global_indices(setup.device_batch)
         images = images[shuffled_index(setup.config.seed, (position // size, position % size), size)]
-    return images.astype(jnp.float32) * (2 / 255) - 1
+    images = images.astype(jnp.float32) * (2 / 255) - 1
+    return mirror(images, mirror_keys) if setup.config.augment.mirror else images
 
 
 def global_indices(batch: int) -> jax.Array:
     """Numbers of this device's samples in the whole batch, uint32 [batch]."""
     return lax.axis_index(AXIS).astype(jnp.uint32) * jnp.uint32(batch) + jnp.arange(batch, dtype=jnp.uint32)
+
+
+def show(setup: Setup, images: jax.Array, keys: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Returns what the discriminator sees of images, real or generated: augmented by keys [N], and with instance noise."""
+    return add_instance_noise(setup, augment(parse_policy(setup.config.augment.policy), images, keys), pixels)
 
 
 def add_instance_noise(setup: Setup, images: jax.Array, pixels: jax.Array) -> jax.Array:
