@@ -91,5 +91,5 @@ def test_the_discriminator_sees_augmented_images_on_any_number_of_devices():
         run = jax.pmap(phase.run, axis_name=AXIS, devices=jax.devices()[:count])
         scalars[name] = {key: float(value[0]) for key, value in run(*copies)[1].items()}
     assert scalars["one"] == pytest.approx(scalars["eight"], rel=1e-3, abs=1e-5)
-    assert abs(scalars["one"]["real_score"] - scalars["plain"]["real_score"]) > 1e-3
-    assert abs(scalars["one"]["fake_score"] - scalars["plain"]["fake_score"]) > 1e-3
+    assert abs(scalars["one"]["real_score"] - scalars["plain"]["real_score"]) > 1e-4
+    assert abs(scalars["one"]["fake_score"] - scalars["plain"]["fake_score"]) > 1e-4

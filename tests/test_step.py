@@ -88,7 +88,7 @@ def test_data_on_the_device_and_streamed_data_are_the_same_images():
     images = jnp.asarray(source.load_all())
     streamed = stream(source, config.batch_size, config.seed, start_step=3)
     for number in (3, 4):
-        draw = lambda _, n=number: step.draw_reals(setup, jnp.int32(n), images, None)  # noqa: E731
+        draw = lambda _, n=number: step.draw_reals(setup, jnp.int32(n), images, None)[0]  # noqa: E731
         picked = jax.pmap(draw, axis_name=AXIS)(jnp.arange(8))
         expected = next(streamed).astype(np.float32) * (2 / 255) - 1
         np.testing.assert_allclose(np.asarray(picked).reshape(expected.shape), expected, atol=1e-6)

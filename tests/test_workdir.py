@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from processes import LIGHT
 
 from fpgan.cli.app import main
 from fpgan.distributed.work import claim
@@ -109,7 +110,7 @@ def test_a_disk_that_fills_up_in_training_is_told_in_one_line(small_disk, monkey
     capfd.readouterr()
     assert main([*command, "total_images=768"]) == 2
     told = only_line(capfd.readouterr().err)
-    assert told.startswith(f"fpgan train: error: {run}/checkpoints/12: cannot be written (No space left on device); ")
+    assert told.startswith(f"fpgan train: error: {run}/checkpoints/12: cannot be written (No space left on device), mend")
     assert f"the last saved step is 8 in {run}; run the same command again" in told
     (small_disk / "filler").unlink()
     assert main([*command, "total_images=768"]) == 0
@@ -118,6 +119,16 @@ def test_a_disk_that_fills_up_in_training_is_told_in_one_line(small_disk, monkey
     assert main([*command, "total_images=1536"]) == 2
     told = only_line(capfd.readouterr().err)
     assert "No space left on device" in told and str(run) in told
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_of_a_real_process(small_disk):
+    process = subprocess.run([*LIGHT, "train", "--config", tiny.__file__, "--workdir", small_disk / "run", "keep.newest=99",
+                              "every.checkpoint=1", "data.resident=false", "total_images=6400"],
+                             check=False, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 2
+    told = only_line(process.stderr)
+    assert "cannot be written (No space left on device), mend that; the last saved step is " in told
 
 
 def test_a_disk_that_fills_up_while_data_is_prepared_is_told_in_one_line(small_disk, capfd):

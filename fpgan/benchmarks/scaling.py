@@ -105,6 +105,8 @@ def count_work(config, device_batch: int) -> list[Work]:
     network = architecture(config)
     state = jax.eval_shape(lambda: init_state(config))
     images = jax.ShapeDtypeStruct((device_batch, network.resolution, network.resolution, network.channels), np.uint8)
+    if network.label_size:
+        images = images, jax.ShapeDtypeStruct((device_batch,), np.int32)
     one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, images))
     work = []
     for phase in phases(config, device_batch, resident=False):

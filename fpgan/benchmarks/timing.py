@@ -52,7 +52,10 @@ def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Pr
     network, count = architecture(config), len(devices)
     state = replicate(init_state(config), devices)
     shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
-    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    if network.label_size:
+        images = images, rng.integers(0, network.label_size, shape[:2], dtype=np.int32)
     programs, intervals, states = {}, {}, [state]
     for phase in phases(config, config.batch_size // count, resident=False):
         started = time.perf_counter()

@@ -84,7 +84,7 @@ def _prepare_own(settings, resolution, folder, progress):
     else:
         robohash.check(resolution)
     with locked(folder.parent / ".lock", wait=False):
-        if prepared.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
+        if prepared.is_prepared(folder) and (listing is None or _is_of(folder, listing)):
             return _report(folder, nothing_to_do=True)
         _remove_leftovers(folder)
         with prepared.quiet_tfds() as tfds:
@@ -106,8 +106,10 @@ def _builder(settings, resolution, listing, variant):
                                  config=builders.FolderConfig(crop=settings.crop, listing=listing, **common))
 
 
-def _digest(folder):
-    return prepared.read_description(folder)[1].get("digest")
+def _is_of(folder, listing):
+    """Whether a prepared set is that of a listing; older versions did not note classes."""
+    described = prepared.read_description(folder)[1]
+    return described.get("digest") == listing.digest and described.get("classes", 0) == len(listing.classes)
 
 
 def _report(folder, nothing_to_do=False):

@@ -27,7 +27,10 @@ class ImageSource(abc.ABC):
       name: short name, e.g. "robohash_cats".
       licence: of the images, as a sentence or an identifier.
       resolution: side length R in pixels.
+      classes: names of the classes that the images are of; empty if they have none.
     """
+
+    classes: tuple[str, ...] = ()
 
     def __init__(self, name, licence, resolution, length):
         self.name, self.licence, self.resolution, self._length = name, licence, resolution, length
@@ -35,6 +38,11 @@ class ImageSource(abc.ABC):
     @abc.abstractmethod
     def read(self, indices):
         """Reads images: integer array [N], each in [0, len), to uint8 [N, R, R, 3]."""
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads the classes of images: integer array [N], each in [0, len), to int32 [N], places in `classes`."""
+        raise FpganError(f"{self.name} has no classes; expected a set of TFDS with the feature 'label', or a folder with a "
+                         "subfolder for each class")
 
     def __len__(self):
         return self._length
@@ -86,6 +94,8 @@ class PreparedImages(ImageSource):
     def __init__(self, name, folder, settings, resolution):
         licence, self.metadata = read_description(folder)
         self._folder, self._records = folder, open_records(folder, settings.split)
+        features = self._records.dataset_info.features
+        self.classes = tuple(getattr(features["label"], "names", None) or ()) if "label" in features else ()
         self._crop = settings.crop if settings.name == "tfds" else "none"  # own sets are square
         length = _first(settings.take, len(self._records), folder)
         super().__init__(name, licence or f"not stated; see the description of {name} by TFDS",
@@ -101,6 +111,13 @@ class PreparedImages(ImageSource):
             except FpganError as error:
                 raise FpganError(f"image {index} of {self._folder}: {error}") from error
         return images
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads the classes of these records: integer array [N] to int32 [N]."""
+        if not self.classes:
+            return super().labels(indices)
+        records = self._records.__getitems__([int(index) for index in indices])
+        return np.array([record["label"] for record in records], np.int32)
 
 
 def open_source(data: Mapping | DataSettings, resolution: int) -> ImageSource:

@@ -1,7 +1,9 @@
 """Checkpoints of a training run: asynchronous, atomic, the newest few kept and every n-th for ever (orbax)."""
 
 import contextlib
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +44,7 @@ class Checkpoints:
         self._workdir, self._saving = Path(workdir), None
         self._quiet = contextlib.ExitStack()  # orbax logs what it raises, from threads of its own, over hundreds of lines
         self._quiet.enter_context(quiet_absl(errors=True))
+        _ignore_closed_loops()
         with self._telling_of_writes():
             self._manager = ocp.CheckpointManager(self._workdir.absolute() / "checkpoints", options=options)
 
@@ -142,13 +145,31 @@ class Checkpoints:
             if why is None or isinstance(error, FpganError):
                 raise
             place = self._workdir / "checkpoints" / ("" if self._saving is None else str(self._saving))
-            raise FpganError(f"{place}: cannot be written ({why}); {resume_hint(self._workdir)}") from error
+            raise FpganError(f"{place}: cannot be written ({why}), mend that; {resume_hint(self._workdir)}") from error
 
     def _agree(self, facts: dict) -> None:
         """Waits for the other processes of a run, which have to see the same."""
         fleet = runtime.fleet()
         if fleet:
             fleet.meet(facts)
+
+
+def _ignore_closed_loops() -> None:
+    """Keeps from the terminal what tensorstore's threads say when one of several reads or writes at once has failed.
+
+    The failure itself is raised; the others then find their event loop closed, where nobody can catch that.
+    """
+    former = sys.unraisablehook
+    if getattr(former, "ignores_closed_loops", False):
+        return
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            former(unraisable)
+
+    hook.ignores_closed_loops = True
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _set_aside(checkpoints: Path, step: int) -> Path:

@@ -166,10 +166,8 @@ def check_batch(config, devices: int) -> None:
     """Checks that a batch divides evenly over the devices, with whole minibatch groups on each.
 
     Raises:
-      FpganError: if not, or for a conditional model, which can be run but not trained.
+      FpganError: if not.
     """
-    if config.network.label_size:
-        raise FpganError("network.label_size is set; conditional models can be imported and run, but not trained here")
     batch = config.batch_size
     group = min(config.network.minibatch_stddev_group, batch)
     if batch % (devices * group):

@@ -100,5 +100,6 @@ def exporting(out: str | Path) -> Iterator[None]:
 def training_info(workdir: str | Path, config, step: int) -> dict:
     """Returns what a model's config.json tells about its training."""
     data, history = read_json(Path(workdir) / "data.json"), read_history(workdir)
+    some = {key: value for key, value in (("classes", data.get("classes")), ("history", history)) if value}
     return {"config": config.name, "seed": config.seed, "images_seen": step * config.batch_size, "data": data.get("name"),
-            "data_size": data.get("size"), "licence": data.get("licence")} | ({"history": history} if history else {})
+            "data_size": data.get("size"), "licence": data.get("licence")} | some

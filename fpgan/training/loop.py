@@ -169,12 +169,13 @@ def set_up(config, workdir: Path, report: Callable[[str], None], fork: str | Pat
     source = open_source(config.data, config.network.resolution)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
+    check_classes(config, source)
     check_sameness(config, workdir, source, fork)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, checkpoints, report, fork)
     monitor = open_monitor(config, source)
     if is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
-        pin_dataset(workdir, source)
+        pin_dataset(workdir, source, labeled=config.network.label_size > 0)
         if history:
             write_history(workdir, history)
         write_config(workdir, config)
@@ -188,6 +189,16 @@ def set_up(config, workdir: Path, report: Callable[[str], None], fork: str | Pat
                compile_phases(phases(config, config.batch_size // jax.device_count(), config.data.resident)),
                config.curriculum.bits_first, bool(state.image_terms), real_batches(config, source, start), monitor, draw,
                checkpoints, Log(workdir, start, last, config.batch_size, report))
+
+
+def check_classes(config, source: ImageSource) -> None:
+    """Raises FpganError if a model with classes has others than the data."""
+    size, names = config.network.label_size, source.classes
+    if size and size != len(names):
+        told = f"classes of {source.name}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else (
+            "classes: expected a set of TFDS with the feature 'label', or a folder with a subfolder for each")
+        raise FpganError(f"network.label_size is {size}, but there are {len(names)} {told}; set it to "
+                         f"{len(names)}" + " (0: without classes)" * bool(names))
 
 
 def check_sameness(config, workdir: Path, source: ImageSource, fork: str | Path | None) -> None:
@@ -269,16 +280,18 @@ def first_state(config, checkpoints: Checkpoints, report: Callable[[str], None],
 
 def real_batches(config, source: ImageSource, start: int) -> Iterator:
     """Yields what the phases take as images: the whole set, on the devices, or batch after batch from a step on."""
+    labeled = bool(config.network.label_size)
     if config.data.resident:
-        images = replicate(source.load_all())
+        images = source.load_all()
+        images = replicate((images, source.labels(np.arange(len(source)))) if labeled else images)
         while True:
             yield images
     from fpgan.data.pipeline import stream
 
     batches = stream(source, config.batch_size, config.seed, start, jax.process_index(), jax.process_count(),
-                     config.data.workers)
+                     config.data.workers, labeled)
     for batch in batches:
-        yield shard(batch)
+        yield jax.tree.map(shard, batch)
 
 
 def compile_phases(listed: tuple[Phase, ...]) -> list[Phase]:

@@ -83,7 +83,8 @@ def phases(config, device_batch: int, resident: bool) -> tuple[Phase, ...]:
       config: the training config.
       device_batch: samples per device.
       resident: True if the phases get the whole data set, uint8 [size, R, R, 3], and pick their images themselves; False
-        if they get the device's share of the batch, uint8 [device_batch, R, R, 3].
+        if they get the device's share of the batch, uint8 [device_batch, R, R, 3]. With classes (network.label_size), a
+        pair of that and int32 [size] or [device_batch].
     """
     setup = Setup(config, device_batch, resident)
     o = config.objective
@@ -129,8 +130,9 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
     consistencies weigh nothing. The decoder sees perturbed images, their strengths scaled by `level`.
     """
     network, bits = setup.network, inputs["fingerprints"]
-    generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
-    fakes = generate(bits, inputs["noise_keys"])
+    generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"],
+                                 labels=inputs["labels"])
+    fakes = generate(bits, noise_keys=inputs["noise_keys"])
     o = setup.config.objective
     seen = quantize(fakes) if o.quantize else fakes
     if o.perturbations:
@@ -144,10 +146,10 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
     }
     if image_terms:
         shown = show(setup, fakes, inputs["augment_keys"], inputs["pixels"])
-        scores = Discriminator(network).apply({"params": discriminator}, shown)
+        scores = Discriminator(network).apply({"params": discriminator}, shown, inputs["labels"])
         terms["adversarial"] = losses.generator_adversarial(scores)
     if image_terms and (o.consistency or o.coarse_consistency):
-        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
+        others = generate(inputs["other_fingerprints"], noise_keys=inputs["noise_keys"])
         terms["consistency"] = losses.consistency(fakes, others, o.visibility)
         terms["coarse_consistency"] = losses.coarse_consistency(fakes, others)
     return terms
@@ -180,7 +182,7 @@ def path_length_phase(setup: Setup, stream: int, state: TrainState, images: jax.
 
     def penalty(params):
         variables = {"params": params}
-        styles = generator.apply(variables, inputs["fingerprints"], method="styles")
+        styles = generator.apply(variables, inputs["fingerprints"], inputs["labels"], method="styles")
 
         def projected(styles):
             fakes = generator.apply(variables, inputs["latents"], styles, inputs["noise_keys"],
@@ -202,14 +204,15 @@ def path_length_phase(setup: Setup, stream: int, state: TrainState, images: jax.
 def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on fresh fakes and on real images."""
     inputs = draw_inputs(setup, state, stream, setup.device_batch)
-    reals = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])  # the generator phase has counted this step
+    # The generator phase has counted this step.
+    reals, classes = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])
     fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
-                                           inputs["fingerprints"], inputs["noise_keys"])
+                                           inputs["fingerprints"], inputs["noise_keys"], inputs["labels"])
 
     def objective(params):
         score = functools.partial(Discriminator(setup.network).apply, {"params": params})
-        real_scores = score(show(setup, reals, inputs["real_augment_keys"], inputs["real_pixels"]))
-        fake_scores = score(show(setup, fakes, inputs["augment_keys"], inputs["pixels"]))
+        real_scores = score(show(setup, reals, inputs["real_augment_keys"], inputs["real_pixels"]), classes)
+        fake_scores = score(show(setup, fakes, inputs["augment_keys"], inputs["pixels"]), inputs["labels"])
         loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
         return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
 
@@ -221,13 +224,13 @@ def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: ja
 def r1_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on gamma/2 times the squared gradient at real images, times the interval."""
     o, inputs = setup.config.objective, draw_inputs(setup, state, stream, setup.device_batch)
-    reals = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])
+    reals, classes = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])
     policy = parse_policy(setup.config.augment.policy)
 
     def penalty(params):
         def total_score(x):
             shown = augment(policy, x, inputs["real_augment_keys"])
-            return jnp.sum(Discriminator(setup.network).apply({"params": params}, shown))
+            return jnp.sum(Discriminator(setup.network).apply({"params": params}, shown, classes))
         return jnp.mean(losses.r1(jax.grad(total_score)(reals)))
 
     value, gradients = lax.pmean(jax.value_and_grad(penalty)(state.params["discriminator"]), AXIS)
@@ -247,7 +250,8 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
     Returns:
       latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
       {0., 1.}; pixels, real_pixels [batch, R, R, channels] ~ N(0, 1); keys [batch] of noise, perturbations, augmentation
-      (of generated and real images) and mirroring. What a phase does not use, the compiler leaves out.
+      (of generated and real images) and mirroring; labels [batch, label_size] one-hot, every class alike, None without
+      classes. What a phase does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
@@ -265,6 +269,7 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
             "augment_keys": jax.random.fold_in(noise, 2),
             "real_augment_keys": jax.random.fold_in(noise, 3),
             "mirror_keys": jax.random.fold_in(noise, 4),
+            "labels": draw_label(jax.random.fold_in(noise, 5), network.label_size) if network.label_size else None,
             "pixels": jax.random.normal(pixels, size),
             "real_pixels": jax.random.normal(real_pixels, size),
         }
@@ -272,14 +277,32 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
     return jax.vmap(one)(global_indices(batch))
 
 
-def draw_reals(setup: Setup, step: jax.Array, images: jax.Array, mirror_keys: jax.Array) -> jax.Array:
-    """Returns this device's real images of a step, float32 [device_batch, R, R, 3] in [-1, 1]; see phases() on `images`."""
+def draw_label(key: jax.Array, label_size: int) -> jax.Array:
+    """Draws a class, every one alike as in model/programs.py, one-hot [label_size] float32."""
+    return jax.nn.one_hot(jax.random.randint(key, (), 0, label_size), label_size)
+
+
+def draw_reals(setup: Setup, step: jax.Array, images, mirror_keys: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Returns this device's real images of a step and their classes.
+
+    Args:
+      setup: what the phases share.
+      step: number of the step.
+      images: see phases().
+      mirror_keys: [device_batch], for augment.mirror.
+
+    Returns:
+      float32 [device_batch, R, R, 3] in [-1, 1]; one-hot float32 [device_batch, label_size], None without classes.
+    """
+    images, labels = images if setup.network.label_size else (images, None)
     if setup.resident:
         size, batch = images.shape[0], setup.config.batch_size
         position = step.astype(jnp.uint32) * jnp.uint32(batch) + global_indices(setup.device_batch)
-        images = images[shuffled_index(setup.config.seed, (position // size, position % size), size)]
+        chosen = shuffled_index(setup.config.seed, (position // size, position % size), size)
+        images, labels = images[chosen], None if labels is None else labels[chosen]
     images = images.astype(jnp.float32) * (2 / 255) - 1
-    return mirror(images, mirror_keys) if setup.config.augment.mirror else images
+    images = mirror(images, mirror_keys) if setup.config.augment.mirror else images
+    return images, None if labels is None else jax.nn.one_hot(labels, setup.network.label_size)
 
 
 def global_indices(batch: int) -> jax.Array:

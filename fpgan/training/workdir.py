@@ -154,18 +154,21 @@ def write_history(workdir: str | os.PathLike, history: list[dict]) -> None:
     _write_json(Path(workdir) / "history.json", {"history": history})
 
 
-def pin_dataset(workdir: str | os.PathLike, source: ImageSource) -> None:
-    """Notes in WORKDIR/data.json what the run learns from, or checks that it is still the same.
+def pin_dataset(workdir: str | os.PathLike, source: ImageSource, labeled: bool = False) -> None:
+    """Notes in WORKDIR/data.json what the run learns from, its classes too if asked, or checks that it is still the same.
 
     Raises:
-      FpganError: if the number of images has changed, and with it their order.
+      FpganError: if the number of images has changed, and with it their order, or if the classes have.
     """
     path = Path(workdir) / "data.json"
     data = {"name": source.name, "licence": source.licence, "size": len(source)}
+    data |= {"classes": list(source.classes)} if labeled else {}
     begun = read_json(path) if path.exists() else data
     if begun.get("size") != data["size"]:
         raise FpganError(f"{workdir} was begun with {begun.get('size')} images, now there are {data['size']}; "
                          "restore them to continue, or give another --workdir")
+    if begun.get("classes") != data.get("classes"):
+        raise FpganError(f"{workdir} was begun with other classes; restore them to continue, or give another --workdir")
     _write_json(path, data)
 
 
