@@ -103,7 +103,7 @@ def test_real_and_generated_images_come_with_their_classes(data):
     drawn = on_one_device(lambda _: step.draw_inputs(setup, init_state(settings), 0, 32)["labels"])
     assert drawn.shape == (32, 3) and (drawn.sum(axis=1) == 1).all() and (drawn.sum(axis=0) > 3).all()
     without = step.Setup(tiny.config(), 32, True)
-    assert on_one_device(lambda _: step.draw_inputs(without, init_state(tiny.config()), 0, 32))["labels"] is None
+    assert on_one_device(lambda _: step.draw_inputs(without, init_state(tiny.config()), 0, 32)["labels"]) is None
 
 
 @pytest.mark.parametrize("resident", [True, False])
