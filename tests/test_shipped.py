@@ -64,7 +64,7 @@ def test_images_of_different_latents_differ_more_than_those_of_different_fingerp
 
 
 def test_the_package_is_small_and_says_where_its_art_comes_from(model):
-    assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) < 20e6
+    assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) < 30e6
     assert "CC-BY" in json.dumps(model.info["training"])
     assert "David Revoy" in (SHIPPED / model.name / "README.md").read_text()
 
