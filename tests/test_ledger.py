@@ -28,7 +28,7 @@ def leaves_of(count):
 def tiles_of(*parts):
     tiles, size = {}, 0
     for part in parts:
-        tiles |= ledger.grow(lambda level, number: tiles.get((level, number), b""), size, part)
+        tiles |= ledger.grow(lambda *place, tiles=tiles: tiles.get(place, b""), size, part)
         size += len(part)
     return lambda level, number: tiles.get((level, number), b"")
 

@@ -1,8 +1,8 @@
 """An append-only log that strangers can check: a Merkle tree over entries, heads signed with Ed25519, and proofs.
 
-The tree is that of RFC 9162 (Certificate Transparency 2.0), section 2.1: SHA-256 over a 0 byte and an entry makes a leaf, over
-a 1 byte and two hashes a node. Whoever has a signed head, 32 bytes for a log of any size, can check that an entry is in the
-log (inclusion) and that a later head has the same beginning (consistency), each by about log2(size) hashes.
+The tree is that of RFC 9162 (Certificate Transparency 2.0), section 2.1: SHA-256 over a 0 byte and an entry makes a leaf,
+over a 1 byte and two hashes a node. Whoever has a signed head, 32 bytes for a log of any size, can check that an entry is in
+the log (inclusion) and that a later head has the same beginning (consistency), each by about log2(size) hashes.
 
 Hashes are kept in tiles of 256, as public logs do (C2SP tlog-tiles): tile (level, number) holds the nodes at height 8 level,
 from 256 number on. A proof reads a few tiles; an append writes the last of each level.

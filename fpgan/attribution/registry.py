@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,11 +25,13 @@ class Registry:
       users: N user ids.
       packed: uint8 [N, ceil(n_bits / 8)], the bits of each fingerprint as in `Fingerprint.packed`.
       n_bits: length of every fingerprint.
+      revoked: those who may no longer use their instance, each with the time; their images are attributed all the same.
     """
 
-    users: tuple[str, ...]
+    users: Sequence[str]
     packed: np.ndarray
     n_bits: int
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -58,7 +60,8 @@ class Registry:
         if missing:
             self.fingerprint(missing[0])
         rows = np.fromiter((self.index[user] for user in users), np.int64, len(users))
-        return Registry(tuple(users), self.packed[rows], self.n_bits)
+        revoked = {user: self.revoked[user] for user in users if user in self.revoked}
+        return Registry(tuple(users), self.packed[rows], self.n_bits, revoked)
 
     def best_matches(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds for each image the user whose fingerprint shares most bits with it (the first of equals).

@@ -5,8 +5,8 @@ output channels the demodulation scales (Karras et al. 2020, section 2.2, equati
 
     K'[., ., i, o] = s[i] K[., ., i, o] / sqrt(sum over ., ., i of (s[i] K[., ., i, o])^2 + 1e-8)
 
-What is left is latents, plain convolutions, biases and activations. The mapping, the modulation's weights and the bits are not
-in it, and no other fingerprint can be set.
+What is left is latents, plain convolutions, biases and activations. The mapping, the modulation's weights and the bits are
+not in it, and no other fingerprint can be set.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class FoldedConfig:
       channels: colour channels of the images.
       latent_size: length of the latent z.
       widths: feature maps at 4x4, 8x8, ..., resolution.
-      noise: "random": the network takes normal numbers beside the latents; "maps": noise that is the same in all images is part
-        of the biases, which have a value for every pixel; "none".
+      noise: "random": the network takes normal numbers beside the latents; "maps": noise that is the same in all images is
+        part of the biases, which have a value for every pixel; "none".
       compute_dtype: "float32" or "bfloat16", for the convolutions.
     """
 
@@ -50,8 +50,8 @@ class FoldedConfig:
     def of(cls, config: NetworkConfig) -> "FoldedConfig":
         """Returns the architecture that the generator of `config` has when a fingerprint is folded into it."""
         noise = {"fixed": "maps", "learned": "maps"}.get(config.noise, config.noise)
-        return cls(config.resolution, config.channels, config.latent_size, tuple(map(config.width, config.resolutions)), noise,
-                   config.compute_dtype)
+        widths = tuple(map(config.width, config.resolutions))
+        return cls(config.resolution, config.channels, config.latent_size, widths, noise, config.compute_dtype)
 
     @property
     def layers(self) -> tuple[tuple[str, int], ...]:
@@ -150,7 +150,7 @@ def folded_generator(config: FoldedConfig, weights: Mapping[str, jax.Array], lat
 
 
 def _upsample(x: jax.Array) -> jax.Array:
-    """Doubles height and width as layers.upsample does, each phase alone, without zeros in between: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    """Doubles height and width as layers.upsample does, even and odd pixels alone. [N, H, W, C] -> [N, 2H, 2W, C]."""
     for axis in (1, 2):
         pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
         padded = jnp.pad(x, pad)
@@ -163,8 +163,8 @@ def _upsample(x: jax.Array) -> jax.Array:
 def _style(config: NetworkConfig, mapping: Mapping, bits: np.ndarray, label: int | None) -> np.ndarray:
     """Computes the style [S] of bits [n], as networks.generator.Mapping does."""
     if (label is None) != (config.label_size == 0) or (label is not None and not 0 <= label < config.label_size):
-        raise FpganError(f"the class {label} of a model with {config.label_size} classes; an instance of a conditional model "
-                         "is for one class in [0, classes), one of another model for none")
+        raise FpganError(f"the class {label} of a model with {config.label_size} classes; an instance of a conditional "
+                         "model is for one class in [0, classes), one of another model for none")
     x = config.fingerprint_strength * (2 * bits - 1) if config.bit_coding == "plus_minus_one" else bits
     if label is not None:
         x = np.concatenate([x, mapping["label_concat"]["weight"][label]])
