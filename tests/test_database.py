@@ -13,9 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from fpgan.attribution import database, ledger, proofs, tables
+from fpgan.attribution import database, proofs
+from fpgan.attribution import sqlite_tables as tables
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
+from fpgan.io import ledger
 
 KEY = bytes(range(32))
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from fpgan.attribution import ledger
 from fpgan.errors import FpganError
+from fpgan.io import ledger
 
 
 def plain_root(leaves):

@@ -3,7 +3,7 @@
     users    place, user id, the entries by which they were issued and revoked
     codes    the fingerprints, packed, in blocks of 4096: what attribution reads, as one array
     entries  the log: what happened, to whom, when (issue, revoke, release)
-    tiles    the Merkle tree over the entries (ledger.py)
+    tiles    the Merkle tree over the entries (io/ledger.py)
     heads    signed roots of that tree
 
 Any number of processes may write; SQLite lets them take turns. In WAL mode a commit is there after a kill or a power cut, or
@@ -23,11 +23,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from fpgan.attribution import ledger, proofs, tables
+from fpgan.attribution import proofs
+from fpgan.attribution import sqlite_tables as tables
 from fpgan.attribution.registry import Registry, check_user
-from fpgan.attribution.tables import BLOCK
+from fpgan.attribution.sqlite_tables import BLOCK
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, check_n_bits
+from fpgan.io import ledger
 
 PROVIDER, VERIFIER = "provider", "verifier"
 _WAIT_SECONDS = 300
@@ -223,7 +225,7 @@ class Database:
             yield proofs.entry(self._facts["secret"], number, kind, name, time, known)
 
     def tile(self, level: int, number: int) -> bytes:
-        """Reads a tile of the tree, see ledger.py."""
+        """Reads a tile of the tree, see io/ledger.py."""
         return self._one("SELECT hashes FROM tiles WHERE level = ? AND number = ?", level, number) or b""
 
     def heads(self) -> list[dict]:

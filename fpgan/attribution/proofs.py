@@ -19,8 +19,8 @@ from json.encoder import encode_basestring_ascii
 
 import numpy as np
 
-from fpgan.attribution import ledger
 from fpgan.errors import FpganError
+from fpgan.io import ledger
 
 HEAD, PROOF, CONSISTENCY = "fpgan registry head 1", "fpgan registry proof 1", "fpgan registry consistency 1"
 

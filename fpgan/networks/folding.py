@@ -20,7 +20,8 @@ from jax import lax
 
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.layers import conv, conv_up, leaky_relu
+from fpgan.networks.layers import conv, leaky_relu
+from fpgan.networks.resampling import conv_up
 
 _EPSILON = 1e-8  # of the demodulation, as in layers.modulated_conv
 

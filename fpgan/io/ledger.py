@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fpgan.errors import FpganError, missing_extra
-from fpgan.files import reason, writing
+from fpgan.io.files import reason, writing
 
 TILE = 256
 HASH_BYTES = 32
