@@ -113,7 +113,7 @@ def fold(config: NetworkConfig, params: Mapping, bits: np.ndarray, label: int | 
                 kernel = _modulated(kernel, layer, style, demodulate=name != "to_rgb")
             folded[f"b{resolution}/{name}/kernel"] = kernel
             folded |= _offsets(f"b{resolution}/{name}", layer)
-    return {name: np.ascontiguousarray(array, dtype) for name, array in folded.items()}
+    return {name: np.array(array, dtype, order="C") for name, array in folded.items()}
 
 
 def folded_generator(config: FoldedConfig, weights: Mapping[str, jax.Array], latents: jax.Array,
