@@ -44,6 +44,7 @@ class Verdict:
       log10_p: log10 of the bound on the probability of so many matches by chance with any registered user, at
         most 0.
       fingerprint: the bits read from the image, in hexadecimal digits.
+      revoked: since when that user may no longer use the instance, if the registry says so, else None.
     """
 
     kind: str
@@ -51,9 +52,12 @@ class Verdict:
     matches: int
     log10_p: float
     fingerprint: str
+    revoked: str | None = None
 
     def __str__(self) -> str:
-        return f"user {self.user}" if self.user is not None else self.kind
+        if self.user is None:
+            return self.kind
+        return f"user {self.user}" + (f" (revoked {self.revoked[:10]})" if self.revoked else "")
 
 
 def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
@@ -89,10 +93,10 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     digits = -(-registry.n_bits // 4)
     verdicts = []
     for i, packed in enumerate(np.packbits(bits, axis=1)):
-        named = counts[i] >= needed
+        user = registry.users[places[i]] if counts[i] >= needed else None
         verdicts.append(Verdict(
-            kind=ATTRIBUTED if named else below[i], user=registry.users[places[i]] if named else None,
-            matches=int(counts[i]), log10_p=float(log10_p[i]), fingerprint=packed.tobytes().hex()[:digits]))
+            kind=below[i] if user is None else ATTRIBUTED, user=user, matches=int(counts[i]), log10_p=float(log10_p[i]),
+            fingerprint=packed.tobytes().hex()[:digits], revoked=registry.revoked.get(user)))
     return verdicts
 
 

@@ -13,6 +13,7 @@ from fpgan.errors import FpganError
 if TYPE_CHECKING:
     import numpy as np
 
+    from fpgan.attribution.database import Database
     from fpgan.attribution.registry import Registry
 
 
@@ -38,23 +39,38 @@ def open_registry(n_bits: int, path: str | os.PathLike | None = None,
 
     Args:
       n_bits: length of the fingerprints, that of the model.
-      path: a registry file.
+      path: a registry file, CSV or SQLite; its first bytes say which.
       key_file: a provider's key, see `read_key`.
       users: the users to take; none means all of a registry file, and with a key they have to be named.
     """
     from fpgan.attribution.csv_store import read
     from fpgan.attribution.key_store import read_key
     from fpgan.attribution.registry import issue
+    from fpgan.attribution.sqlite_tables import is_sqlite
 
     if (path is None) == (key_file is None):
         raise FpganError("expected either a registry (--registry) or a provider's key (--key-file)")
     users = tuple(users)
+    if path is not None and is_sqlite(path):
+        database = open_database(path, n_bits)  # stays open: names are looked up when they are asked for
+        return database.select(users) if users else database.registry()
     if path is not None:
         whole = read(path, n_bits)
         return whole.select(users) if users else whole
     if not users:
         raise FpganError("with a provider's key the users have to be named; give --users FILE or --user ID")
     return issue(users, n_bits, read_key(key_file))
+
+
+def open_database(path: str | os.PathLike, n_bits: int | None = None) -> Database:
+    """Opens a registry in SQLite; FpganError if its fingerprints have another length than those of the model."""
+    from fpgan.attribution.database import Database
+
+    database = Database(path)
+    if n_bits is not None and database.n_bits != n_bits:
+        raise FpganError(f"{os.fspath(path)}: its fingerprints have {database.n_bits} bits, but the model reads {n_bits}; "
+                         "was it made for another model?")
+    return database
 
 
 def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[str] = (),
@@ -79,9 +95,10 @@ def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[st
       FpganError: the arguments do not go together, or name somebody who is not there.
     """
     from fpgan.attribution.csv_store import is_registry, issue_missing, read_users
+    from fpgan.attribution.sqlite_tables import is_sqlite
     from fpgan.fingerprint import as_bits
 
-    if users_file is not None and is_registry(users_file):
+    if users_file is not None and (is_registry(users_file) or is_sqlite(users_file)):
         if path is not None or key_file is not None:
             raise FpganError(f"{os.fspath(users_file)} holds fingerprints; leave out --registry and --key-file, or give a "
                              "file of user ids, one per line")
@@ -97,6 +114,9 @@ def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[st
         return (None,), as_bits(fingerprint, n_bits)
     if issue_new and (path is None or not users):
         raise FpganError("to issue fingerprints, name the users (--user, --users) and their --registry")
-    registry = (issue_missing(path, users, n_bits).select(users) if issue_new else
-                open_registry(n_bits, path, key_file, users))
+    if issue_new and is_sqlite(path):
+        open_database(path, n_bits).issue(users, skip_known=True)
+    elif issue_new:
+        issue_missing(path, users, n_bits)
+    registry = open_registry(n_bits, path, key_file, users)
     return registry.users, registry.bits

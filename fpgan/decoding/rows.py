@@ -54,7 +54,8 @@ class Row:
         """The row as plain values, None where nothing is known."""
         known, verdict = self.logits is not None, self.verdict
         whose = {"verdict": verdict and str(verdict.kind), "user": verdict and verdict.user,
-                 "matches": verdict and verdict.matches, "log10_p": verdict and round(verdict.log10_p, 4)}
+                 "revoked": verdict and verdict.revoked, "matches": verdict and verdict.matches,
+                 "log10_p": verdict and round(verdict.log10_p, 4)}
         return {"file": self.file} | (whose if with_verdict else {}) | {
             "fingerprint": self.fingerprint if known else None,
             "confidence": round(self.confidence, 4) if known else None,
