@@ -2,9 +2,9 @@
 
 A certificate holds, for every image, its hash, what the decoder read from it, the verdict, and for an attributed image the
 registry's entry of that user with the proof that it is in the log; once for all, the model's hash, the registry's signed
-head, the false-positive rate and the versions. From the document alone follow the signatures, the proofs, and the matches and
-p of what was read (`check`); with the images and the model also what was read (`check_reading`); with the registry that nobody
-else fits better (`check_search`).
+head, the false-positive rate and the versions. From the document alone follow the signatures, the proofs, and the matches
+and p of what was read (`check`); with the images and the model also what was read (`check_reading`); with the registry that
+nobody else fits better (`check_search`).
 """
 
 from __future__ import annotations
@@ -176,8 +176,9 @@ def _checked_arithmetic(document: dict, image: dict) -> str:
     if abs(log10_p - image["log10_p"]) > _P_TOLERANCE or log10_p > math.log10(rate):
         raise FpganError(f"{image['file']}: log10 p over {users} users is {log10_p:.4f}, not {image['log10_p']:.4f}, or "
                          "more than the rate allows")
-    if image["revoked"] != _revoked(document["users"][image["user"]]):
-        raise FpganError(f"{image['file']}: the log says of {image['user']!r}: revoked {_revoked(document['users'][image['user']])}")
+    revoked = _revoked(document["users"][image["user"]])
+    if image["revoked"] != revoked:
+        raise FpganError(f"{image['file']}: by the log, {image['user']!r} was revoked at {revoked}, not {image['revoked']}")
     marked = f", revoked {image['revoked']}" if image["revoked"] else ""
     return (f"{image['file']}: user {image['user']}{marked}; {found.matches} of {registered.n_bits} bits match, log10 p "
             f"over {users} users {log10_p:.1f}")

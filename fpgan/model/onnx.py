@@ -1,8 +1,9 @@
 """A folded generator as ONNX, by jax2onnx, and checked with onnxruntime before anybody gets it."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -28,11 +29,6 @@ def export_onnx(config: FoldedConfig, weights: Mapping[str, np.ndarray]) -> byte
     Raises:
       FpganError: a package is missing, or onnxruntime computes other images than JAX.
     """
-    try:
-        import onnx
-        from jax2onnx import to_onnx
-    except ImportError as error:
-        raise missing_extra(error.name or "jax2onnx", "release") from error
     config = dataclasses.replace(config, compute_dtype="float32")
     sizes = {"latents": config.latent_size} | ({"noise": config.noise_size} if config.noise_size else {})
     constants = {name: jax.numpy.asarray(array) for name, array in weights.items()}
@@ -40,14 +36,14 @@ def export_onnx(config: FoldedConfig, weights: Mapping[str, np.ndarray]) -> byte
     def generate(*inputs):
         return folded_generator(config, constants, *inputs)
 
-    logger = logging.getLogger("onnx_ir.serde")  # warns of shapes that it leaves out
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        model = to_onnx(generate, [("B", size) for size in sizes.values()], model_name="generator",
-                        opset=OPSET, input_names=list(sizes), output_names=["images"])
-    finally:
-        logger.setLevel(before)
+    with _quiet("jax2onnx", "onnx_ir"):
+        try:
+            import onnx
+            from jax2onnx import to_onnx
+        except ImportError as error:
+            raise missing_extra(error.name or "jax2onnx", "release") from error
+        model = to_onnx(generate, [("B", size) for size in sizes.values()], model_name="generator", opset=OPSET,
+                        input_names=list(sizes), output_names=["images"])
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     _check(content, config, constants, sizes)
@@ -70,3 +66,17 @@ def _check(content: bytes, config: FoldedConfig, weights: Mapping[str, jax.Array
         if not difference < TOLERANCE:
             raise FpganError(f"the ONNX file gives other images than JAX (they differ by {difference:.3g}); leave it out "
                              "(--formats stablehlo) and report this, with the versions of jax2onnx and onnxruntime")
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keeps warnings of packages about their own optional parts from the terminal. Errors still show."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
