@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -164,14 +165,16 @@ def _files(instance: Instance, user: str, licence: str | None, formats: Sequence
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, "issued_to": user, "issued": date, **instance.info,
               "generator": dataclasses.asdict(instance.config)}
     files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
-    files["generate.py"] = (_TEXTS / "generate.py").read_bytes()
+    if formats:
+        files["generate.py"] = (_TEXTS / "generate.py").read_bytes()
     credit = instance.info["training"].get("licence", "not stated")
     values = {"USER": printable(user), "DATE": date, "MODEL": instance.info["model"], "CREDIT": credit,
               "DATA": instance.info["training"].get("data", "not stated"), "LATENT": str(instance.config.latent_size),
               "SIZE": str(instance.config.resolution), "CHANNELS": str(instance.config.channels),
               "PARAMETERS": f"{sum(array.size for array in instance.weights.values()):,}",
               "NOISE": f", noise float32 [B, {instance.config.noise_size}] of N(0, 1)" if instance.config.noise_size else ""}
-    files["README.md"] = _filled((_TEXTS / "README.md").read_text(), values).encode()
+    card = _chosen((_TEXTS / "README.md").read_text(), formats or ["none"])
+    files["README.md"] = _filled(card, values).encode()
     files["LICENSE"] = (licence or _filled((_TEXTS / "LICENSE").read_text(), values)).encode()
     return files
 
@@ -180,6 +183,12 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         text = text.replace("{" + name + "}", value)
     return text
+
+
+def _chosen(text: str, names: Sequence[str]) -> str:
+    """Keeps the parts of a text between <!-- name --> and <!-- end --> that have one of the names, and drops the others."""
+    return re.sub(r"<!-- (.+?) -->\n(.*?)<!-- end -->\n", lambda part: part[2] if set(part[1].split()) & set(names) else "",
+                  text, flags=re.DOTALL)
 
 
 def _noise(config: FoldedConfig, keys: jax.Array) -> jax.Array:
