@@ -119,8 +119,8 @@ def secrets_of(desk):
                  "public key": base.public_key.encode()}
     bits = mine.bits
     signs = 2.0 * bits - 1
-    found |= {"hex": mine.hex.encode(), "HEX": mine.hex.upper().encode(), "packed": mine.packed, "reversed": mine.packed[::-1],
-              "little": np.packbits(bits, bitorder="little").tobytes(), "text": "".join(map(str, bits)).encode(),
+    found |= {"hex": mine.hex.encode(), "HEX": mine.hex.upper().encode(), "packed": mine.packed,
+              "reversed": mine.packed[::-1], "little": np.packbits(bits, bitorder="little").tobytes(), "text": "".join(map(str, bits)).encode(),
               "list": ", ".join(map(str, bits[:16])).encode(), "bytes": bits.tobytes(), "key": KEY,
               "key hex": KEY.hex().encode(), "hash": model.hash.encode(), "desk": str(desk).encode(),
               "home": os.path.expanduser("~/").encode(), "source": str(Path(__file__).parents[1]).encode(),
@@ -131,7 +131,8 @@ def secrets_of(desk):
     for user, fingerprint in others.items():
         found |= {f"user {user}": user.encode(), f"hex of {user}": fingerprint.encode(),
                   f"bits of {user}": bytes.fromhex(fingerprint)}
-    style = Generator(model.config).apply({"params": model.params["generator"]}, bits[None].astype(np.float32), method="styles")
+    variables = {"params": model.params["generator"]}
+    style = Generator(model.config).apply(variables, bits[None].astype(np.float32), method="styles")
     found["style"] = np.asarray(style)[0, 0, :4].tobytes()
     for network, tree in (("mapping", model.params["generator"]["mapping"]), ("decoder", model.params["decoder"])):
         for path, array in jax.tree_util.tree_leaves_with_path(tree):
@@ -180,8 +181,10 @@ def test_a_card_and_terms_name_user_data_and_licence(provider, tmp_path):
     run("release", "--user", "bobby-tables", "--registry", provider / "registry.sqlite", "--out", tmp_path / "b",
         "--formats", "none", "--licence", tmp_path / "terms.txt")
     assert (tmp_path / "b" / "LICENSE").read_text() == "My own terms.\n"
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {"LICENSE", "README.md", "config.json", "generator.safetensors"}
-    assert "load_instance" in (tmp_path / "b" / "README.md").read_text() and "onnx" not in (tmp_path / "b" / "README.md").read_text()
+    files = {path.name for path in (tmp_path / "b").iterdir()}
+    assert files == {"LICENSE", "README.md", "config.json", "generator.safetensors"}
+    other = (tmp_path / "b" / "README.md").read_text()
+    assert "load_instance" in other and "onnx" not in other
     assert "load_instance" not in card and "generator.onnx" in card and "<!--" not in card
 
 
