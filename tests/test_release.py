@@ -120,7 +120,8 @@ def secrets_of(desk):
     bits = mine.bits
     signs = 2.0 * bits - 1
     found |= {"hex": mine.hex.encode(), "HEX": mine.hex.upper().encode(), "packed": mine.packed,
-              "reversed": mine.packed[::-1], "little": np.packbits(bits, bitorder="little").tobytes(), "text": "".join(map(str, bits)).encode(),
+              "reversed": mine.packed[::-1], "little": np.packbits(bits, bitorder="little").tobytes(),
+              "text": "".join(map(str, bits)).encode(),
               "list": ", ".join(map(str, bits[:16])).encode(), "bytes": bits.tobytes(), "key": KEY,
               "key hex": KEY.hex().encode(), "hash": model.hash.encode(), "desk": str(desk).encode(),
               "home": os.path.expanduser("~/").encode(), "source": str(Path(__file__).parents[1]).encode(),
