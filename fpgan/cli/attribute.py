@@ -35,7 +35,8 @@ shows; then counts are printed instead of the table.
 
 A certificate, signed, for whoever has to be convinced (fpgan verify-certificate checks it):
 
-  fpgan attribute found/a.png --registry registry.sqlite --certificate a.json --signing-key provider.pem
+  fpgan attribute found/a.png --registry registry.sqlite --certificate a.json \\
+      --signing-key provider.pem
 
 Instead of a registry, a provider's key and the ids to try: --key-file key.hex --users users.txt
 

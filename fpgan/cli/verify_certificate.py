@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     steps = [lambda: certificate.check(document, args.certifier_key, args.provider_key)]
     steps += [lambda: _read_again(document, args.images, args.model)] if args.images else []
-    steps += [lambda: certificate.check_search(document, database)] if database else []
+    steps += [lambda: certificate.check_search(document, database)] if database is not None else []
     for step in steps:
         try:
             print("\n".join(f"holds: {printable(line)}" for line in step()))
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"DOES NOT HOLD: {printable(str(error))}")
             if step is steps[0]:  # the rest is about a document that nobody signed
                 break
-    for given, what in ((args.images, "what the images show (give them)"), (database, "who else fits (--registry)"),
+    for given, what in ((args.images, "what the images show (give them)"), (args.registry, "who else fits (--registry)"),
                         (args.provider_key, "whose registry it is (--provider-key)")):
         if not given:
             print(f"not checked: {what}")
