@@ -18,22 +18,19 @@ import os
 import secrets
 import sqlite3
 import time as clock
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from fpgan.attribution import proofs
 from fpgan.attribution import sqlite_tables as tables
-from fpgan.attribution.registry import Registry, check_user
+from fpgan.attribution.registry import Registry, check_user, refuse_repeated
 from fpgan.attribution.sqlite_tables import BLOCK
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, check_n_bits
 from fpgan.io import ledger
 
 PROVIDER, VERIFIER = "provider", "verifier"
-_WAIT_SECONDS = 300
-_CACHE_KIB = 1 << 18  # at most
 
 
 def create(path: str | os.PathLike, n_bits: int = 128, public_key: str | None = None) -> Database:
@@ -65,23 +62,13 @@ class Database:
     """
 
     def __init__(self, path: str | os.PathLike):
-        if not tables.is_sqlite(path):
-            raise FpganError(f"{os.fspath(path)}: no registry of this kind; fpgan registry init makes one")
         self.path = os.fspath(path)
         with self._telling():
-            self._connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None,
-                                               check_same_thread=False)
-            found = [self._one(f"PRAGMA {name}") for name in ("application_id", "user_version")]
-            if found[0] != tables.APPLICATION:
-                raise FpganError(f"{self.path}: an SQLite file of another program; fpgan registry init makes a registry")
-            if found[1] > tables.VERSION:
-                raise FpganError(f"{self.path} has the format version {found[1]}, this fpgan reads up to {tables.VERSION}; "
-                                 "upgrade fpgan")
+            self._connection = tables.connect(self.path)
             self._facts = dict(self._connection.execute("SELECT name, value FROM facts"))
             self.n_bits, self.role, self.id = (self._facts[name] for name in ("n_bits", "role", "id"))
             self.public_key = self._facts.get("public_key")
             self._connection.execute("PRAGMA query_only = ON" if self.role == VERIFIER else "PRAGMA synchronous = FULL")
-            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
     def close(self) -> None:
         """Closes the file."""
@@ -116,7 +103,7 @@ class Database:
 
     def select(self, users: Sequence[str]) -> Registry:
         """Returns the registry of these users alone, in this order; refuses unknown or repeated ones."""
-        _refuse_repeated(users)
+        refuse_repeated(users)
         found = self._connection.execute("SELECT place FROM json_each(?) JOIN users ON user = value ORDER BY json_each.key",
                                          (json.dumps(list(users)),))
         places = [place for place, in found]
@@ -165,7 +152,7 @@ class Database:
           FpganError: a user who is there, or a bad user id, or a fingerprint that somebody else has.
         """
         users = list(map(check_user, users))
-        _refuse_repeated(users)
+        refuse_repeated(users)
         with self._writing():
             known = set(users) - set(self.missing(users)) if len(self) else set()
             if known and not skip_known:
@@ -199,15 +186,16 @@ class Database:
             yield {"user": name, "time": proofs.utc(time)} | json.loads(detail)
 
     def rows(self) -> Iterator[dict]:
-        """Yields all users in order: user, fingerprint (hexadecimal digits), issued and revoked (UTC, or None)."""
-        digits, count = -(-self.n_bits // 4), len(self)
+        """Yields all users in order: user, fingerprint (hexadecimal digits), n_bits, issued and revoked (UTC, or None)."""
+        count = len(self)
         found = self._connection.execute(
             "SELECT user, first.time, last.time FROM users JOIN entries first ON first.number = issued "
             "LEFT JOIN entries last ON last.number = revoked ORDER BY users.place")
         for start in range(0, count, BLOCK):
             for code in self._codes(start, min(start + BLOCK, count)):
                 user, issued, revoked = next(found)
-                yield {"user": user, "fingerprint": code.tobytes().hex()[:digits], "issued": proofs.utc(issued),
+                fingerprint = proofs.issue_detail(code.tobytes(), self.n_bits)["fingerprint"]
+                yield {"user": user, "fingerprint": fingerprint, "issued": proofs.utc(issued),
                        "revoked": None if revoked is None else proofs.utc(revoked)}
 
     def entries(self, first: int = 0, user: str | None = None) -> Iterator[dict]:
@@ -355,8 +343,3 @@ class _Names(Sequence):
     def __iter__(self) -> Iterator[str]:
         rows = self._database._connection.execute("SELECT user FROM users WHERE place < ? ORDER BY place", (self._count,))
         return (user for user, in rows)
-
-
-def _refuse_repeated(users: Sequence[str]) -> None:
-    if len(set(users)) != len(users):
-        raise FpganError(f"the user {max(users, key=Counter(users).get)!r} is given twice; user ids have to be distinct")

@@ -55,7 +55,7 @@ class Registry:
 
     def select(self, users: Sequence[str]) -> Registry:
         """Returns the registry of these users alone, in this order; refuses unknown or repeated ones."""
-        _refuse_repeated(users)
+        refuse_repeated(users)
         missing = [user for user in users if user not in self.index]
         if missing:
             self.fingerprint(missing[0])
@@ -101,7 +101,7 @@ def issue(users: Iterable[str], n_bits: int = 128, key: bytes | None = None) -> 
       FpganError: a user id that is empty, occurs twice, or has control characters or blanks around it.
     """
     users = tuple(users)
-    _refuse_repeated(users)
+    refuse_repeated(users)
     for user in users:
         check_user(user)
     prints = (Fingerprint.random(n_bits) if key is None else Fingerprint.derive(key, user, n_bits)
@@ -118,7 +118,7 @@ def from_fingerprints(users: Iterable[str], fingerprints, n_bits: int = 128) -> 
       n_bits: length of every fingerprint.
     """
     users = tuple(map(check_user, users))
-    _refuse_repeated(users)
+    refuse_repeated(users)
     bits = as_bits(fingerprints, n_bits)
     if len(bits) != len(users):
         raise FpganError(f"there are {len(users)} users but {len(bits)} fingerprints; expected one each")
@@ -136,7 +136,8 @@ def check_user(user: str) -> str:
     return user
 
 
-def _refuse_repeated(users: Sequence[str]) -> None:
+def refuse_repeated(users: Sequence[str]) -> None:
+    """Raises FpganError if a user is given twice."""
     if len(set(users)) != len(users):
         seen: set[str] = set()
         repeated = next(user for user in users if user in seen or seen.add(user))

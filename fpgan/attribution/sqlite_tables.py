@@ -16,6 +16,8 @@ from fpgan.errors import FpganError
 
 BLOCK = 4096  # users whose fingerprints lie in one blob
 APPLICATION, VERSION = 0x6670_6772, 1  # "fpgr" and the format, in the header of the file
+_WAIT_SECONDS = 300  # for another process that writes
+_CACHE_KIB = 1 << 18  # at most
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
@@ -63,6 +65,20 @@ def create(path: str | os.PathLike, facts: dict) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Opens the file; FpganError if it is of another kind, or of a newer format. Damage is an sqlite3.Error."""
+    if not is_sqlite(path):
+        raise FpganError(f"{path}: no registry of this kind; fpgan registry init makes one")
+    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if application != APPLICATION:
+        raise FpganError(f"{path}: an SQLite file of another program; fpgan registry init makes a registry")
+    if version > VERSION:
+        raise FpganError(f"{path} has the format version {version}, this fpgan reads up to {VERSION}; upgrade fpgan")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    return connection
 
 
 def read_codes(connection: sqlite3.Connection, n_bits: int, start: int, stop: int) -> np.ndarray:
