@@ -72,7 +72,8 @@ def connect(path: str) -> sqlite3.Connection:
     if not is_sqlite(path):
         raise FpganError(f"{path}: no registry of this kind; fpgan registry init makes one")
     connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-    application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    names = ("application_id", "user_version")
+    application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     if application != APPLICATION:
         raise FpganError(f"{path}: an SQLite file of another program; fpgan registry init makes a registry")
     if version > VERSION:
