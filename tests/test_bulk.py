@@ -31,7 +31,7 @@ sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
 from fpgan.decoding.shards import Question, decode_folder
-from fpgan.distributed.work import process_share
+from fpgan.distributed.environment import process_share
 decode_folder(Question(FakeModel(), issue(["alice", "bob", "carol"], 64, b"k" * 16)), [sys.argv[1]], sys.argv[2],
               format={format!r}, shard_size=8, batch_size=4, share=process_share(), sinks=[lambda row: time.sleep({delay})])
 """

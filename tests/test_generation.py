@@ -35,7 +35,7 @@ sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
 from fpgan.generation.generate import generate_set
-from fpgan.distributed.work import process_share
+from fpgan.distributed.environment import process_share
 users = issue(["alice", "bob/..", "Carol"], 64, b"k" * 16)
 generate_set(FakeModel(delay={delay}), users.users, users.bits, sys.argv[1], share=process_share(), **{arguments!r})
 """
