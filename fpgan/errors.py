@@ -31,12 +31,12 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def quiet_absl():
-    """Keeps the notes and warnings of absl, by which TFDS and orbax log, from the terminal. Errors still show."""
+def quiet_absl(errors: bool = False):
+    """Keeps the notes and warnings of absl, by which TFDS and orbax log, from the terminal; errors too, if asked."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL if errors else logging.ERROR)
     try:
         yield
     finally:

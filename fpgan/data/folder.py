@@ -28,6 +28,7 @@ class Listing:
       path: the folder or zip file, absolute.
       images: names of the files that look like images by their extension, sorted, with / between folders.
       others: names of all other files, sorted; hidden files and macOS resource forks are in neither list.
+      classes: names of the folders at the top, sorted, where every image is in one and there are two or more; else none.
       digest: hex; changes when any image file is added, removed, renamed, rewritten or changes its size.
     """
 
@@ -35,6 +36,11 @@ class Listing:
     images: tuple[str, ...]
     others: tuple[str, ...]
     digest: str
+    classes: tuple[str, ...] = ()
+
+    def label(self, name: str) -> int:
+        """Returns the place in `classes` of the class that an image has by its name."""
+        return self.classes.index(name.split("/")[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,10 @@ def list_own_images(path):
         raise FpganError(f"{path} holds no images; expected files named {', '.join(sorted(EXTENSIONS))}")
     lines = "".join(f"{name}\0{stamps[name]}\n" for name in images)
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-    return Listing(path, images, tuple(name for name in names if name not in set(images)), digest)
+    tops = sorted({name.split("/")[0] for name in images})
+    classes = tuple(tops) if len(tops) > 1 and all("/" in name for name in images) else ()
+    known = set(images)
+    return Listing(path, images, tuple(name for name in names if name not in known), digest, classes)
 
 
 def read_own_images(listing, resolution, crop):

@@ -19,8 +19,13 @@ try:
 except ImportError:  # Windows: no advisory locks, so two processes in one folder are the user's care
     fcntl = None
 
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _MAX_STEM = 60
+
+
+class NoLocks(FpganError):
+    """This file system has no locks."""
 
 
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
@@ -111,7 +116,7 @@ def lock(file: IO, wait: bool = False) -> bool:
       Whether the lock is held; without `wait` False while another process has it.
 
     Raises:
-      FpganError: this file system has no locks.
+      NoLocks: this file system has no locks.
     """
     if fcntl is None:
         return True
@@ -121,7 +126,7 @@ def lock(file: IO, wait: bool = False) -> bool:
         return False
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise FpganError(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
+            raise NoLocks(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
                              "another folder (on Lustre, the mount option flock)") from error
         raise
     return True
@@ -200,6 +205,19 @@ def reason(error: BaseException) -> str:
     """Says in one line why an exception was raised."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.split("\n")[0] or type(error).__name__
+
+
+def os_reason(error: BaseException) -> str | None:
+    """Returns what the operating system said, also where a library hides it in the text of an exception of its own.
+
+    Returns:
+      One line such as "No space left on device"; None if the exception is of another kind.
+    """
+    if isinstance(error, OSError):
+        return reason(error)
+    found = re.search(r"os_error_code='?(\d+)", str(error))  # as tensorstore puts it
+    numbers = [int(found[1])] if found else [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES]
+    return next((os.strerror(number) for number in numbers if found or os.strerror(number) in str(error)), None)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """A model directory: its files, their schema, the hash that identifies a model.
 
-It holds `config.json` (format version, architecture, training data and licence, metrics) and `model.safetensors`
+It holds `config.json` (format version, hash, architecture, training data and licence, metrics) and `model.safetensors`
 (parameters of the generator's moving average and of the decoder). Beside them there may be a
 `discriminator.safetensors`, from which training can go on. Nothing in it is executed.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
@@ -77,10 +78,12 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        (temporary / "model.safetensors").write_bytes(params_bytes(params))
+        content = params_bytes(params)
+        (temporary / "model.safetensors").write_bytes(content)
         if "discriminator" in params:
             (temporary / "discriminator.safetensors").write_bytes(params_bytes(params, ("discriminator",)))
-        text = json.dumps({"format_version": FORMAT_VERSION} | info | {"network": config.to_dict()}, indent=2)
+        told = info | {"hash": model_hash(config, content), "network": config.to_dict()}
+        text = json.dumps({"format_version": FORMAT_VERSION} | told, indent=2)
         (temporary / "config.json").write_text(text + "\n")
         temporary.chmod(0o755)
         if path.exists():
@@ -155,39 +158,21 @@ def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tup
         if array["dtype"] not in _DTYPES:
             raise FpganError(f"{path}: array {name!r} is of type {array['dtype']}, expected one of {', '.join(_DTYPES)}; "
                              "export the model again")
-    return _unflatten({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
-                                         jnp.float32) for name, array in arrays.items()})
+    return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
+                                             jnp.float32) for name, array in arrays.items()}, sep="/")
 
 
 @functools.cache
 def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict[str, tuple[int, ...]]:
     """The shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
     shapes = parameters.param_shapes(config, networks)
-    return {name: array.shape for name, array in _flatten(shapes).items()}
-
-
-def _flatten(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _unflatten(arrays: dict) -> dict:
-    tree: dict = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
+    return {name: array.shape for name, array in flatten_dict(shapes, sep="/").items()}
 
 
 def params_bytes(params: dict, networks: tuple[str, ...] = NETWORKS) -> bytes:
     """Returns the content of a safetensors file with the parameters of these networks."""
     parts = {name: params[name] for name in networks}
-    return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(_flatten(parts).items())})
+    return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(flatten_dict(parts, sep="/").items())})
 
 
 def model_hash(config: NetworkConfig, content: bytes) -> str:
@@ -198,3 +183,22 @@ def model_hash(config: NetworkConfig, content: bytes) -> str:
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def check_hash(path: Path, info: dict, config: NetworkConfig, content: bytes) -> str:
+    """Returns the hash of a model's files, which has to be that in its config.json, if there is one (older files have none).
+
+    Args:
+      path: the model directory.
+      info: its config.json.
+      config: the architecture in it.
+      content: of its model.safetensors.
+
+    Raises:
+      FpganError: if config.json tells another hash: one of the two files was changed, or came damaged or from elsewhere.
+    """
+    found = model_hash(config, content)
+    if info.get("hash", found) != found:
+        raise FpganError(f"{path}: config.json tells the hash {info['hash']!s:.40}, but its architecture and "
+                         f"model.safetensors have {found}; one of them was changed or damaged: copy or export it again")
+    return found
