@@ -1,4 +1,4 @@
-"""The house (docs/architecture.md): imports run down from floor to floor; the rooms of a floor do not know each other."""
+"""The house: imports run down from floor to floor; the rooms of a floor do not know each other."""
 
 import ast
 from pathlib import Path
