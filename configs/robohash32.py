@@ -7,7 +7,8 @@ The model that ships: 98 minutes on two CPU cores that another run shared. Reach
 all of 10,000 attributed to the right one of a million users, 91% of them after JPEG 75; 33.4 dB PSNR between two
 fingerprints at one latent; a Frechet distance 6.5% above that of the same run without fingerprint terms
 (fpgan/model/shipped/robohash32/README.md). That model's readout was fitted by ridge regression to fixed
-operations; export now fits it to the ranges below, which was not run here on this model. docs/training.md says what was tried.
+operations; export now fits it to the ranges below, which was not run here on this model.
+docs/training.md says what was tried.
 """
 
 from fpgan.training.config import default
