@@ -114,16 +114,19 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
     """Every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
 
     Without `image_terms` those that need the discriminator or a second fingerprint are left out; the latter also where both
-    consistencies weigh nothing. The decoder sees perturbed images, their strengths scaled by `level`.
+    consistencies weigh nothing. The decoder reads the bits from perturbed images, their strengths scaled by `level`, and the
+    latent from untouched ones: perturbed, it stayed at chance, and the pictures at one pose (docs/training.md).
     """
     network, bits = setup.network, inputs["fingerprints"]
     generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
     fakes = generate(bits, inputs["noise_keys"])
     o = setup.config.objective
     seen = quantize(fakes) if o.quantize else fakes
+    decode = functools.partial(Decoder(network).apply, {"params": params["decoder"]})
+    logits, estimates = decode(seen)
     if o.perturbations:
-        seen = perturb(parse_ranges(o.perturbations), o.perturbed_share, seen, inputs["perturbation_keys"], level)
-    logits, estimates = Decoder(network).apply({"params": params["decoder"]}, seen)
+        ranges = parse_ranges(o.perturbations)
+        logits, _ = decode(perturb(ranges, o.perturbed_share, seen, inputs["perturbation_keys"], level))
     terms = {
         "latent": losses.latent_reconstruction(inputs["latents"], estimates),
         "fingerprint": losses.fingerprint_cross_entropy(logits, bits),
