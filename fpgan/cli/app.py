@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "check a set of images against its manifest",
     "decode": "read the fingerprints in images",
     "attribute": "say who made an image, and how sure that is",
+    "perturb": "show what re-saving, cropping and other edits do to images",
     "evaluate": "measure image quality, bit accuracy and attribution",
     "plot": "draw the curves of training runs against images seen",
     "bench": "measure speed: images/s, compile time, FLOP/s",

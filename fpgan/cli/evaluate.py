@@ -12,6 +12,11 @@ example: a quick look, a thorough one, a model of your own against public and ot
       --out metrics.json --negatives "robohash_cats[50000:]" robohash_monsters robohash_heads
   fpgan evaluate --model my-model --data tfds:celeb_a --crop celeba128 --negatives photos/
 
+what is left after perturbations, as a Markdown table; the same command goes on after the last row:
+
+  fpgan evaluate --model my-model --perturbations jpeg:80 crop:0.9+jpeg:80 waves --out rows.jsonl
+  fpgan evaluate --model my-model --suite robustness --images 2000 --out rows.jsonl
+
 Every image gets a fingerprint and a latent of its own, drawn from the seed. Accuracy and
 attribution are for floats, and for 8-bit images after a PNG round trip and other ways of saving;
 intervals are 95%. A distance is named after its features (vgg16 and alexnet need the extra
@@ -40,12 +45,18 @@ def add_arguments(parser) -> None:
                         help="over all users, per image (1e-6)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of fingerprints, latents and choices (0)")
     parser.add_argument("--batch-size", type=positive, default=16, help="images per call of the generator (16)")
-    parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
+    parser.add_argument("--perturbations", nargs="+", default=[], metavar="SPEC",
+                        help="measure only what is left after these, or suites of them (fpgan perturb --help)")
+    parser.add_argument("--suite", choices=("robustness",), help="robustness: after every suite of perturbations")
+    parser.add_argument("--out", metavar="FILE",
+                        help="write everything as JSON, with versions and command; perturbations as JSON lines")
     parser.add_argument("--record", action="store_true", help="write everything into the model's config.json as well")
 
 
 def run(args) -> int:
     """Measures, prints the table, and says where the file is."""
+    if args.perturbations or args.suite:
+        return _measure_perturbations(args)
     import shlex
     import sys
 
@@ -61,6 +72,20 @@ def run(args) -> int:
         data_options={name: value for name, value in options.items() if value is not None},
         command=shlex.join(["fpgan", *sys.argv[1:]]))
     print(table(results))
+    if args.out:
+        print(f"\nwritten to {args.out}")
+    return 0
+
+
+def _measure_perturbations(args) -> int:
+    from fpgan.evaluation.robustness import Trial, markdown, measure_named
+    from fpgan.perturbations.suites import SUITES
+
+    trial = Trial(args.images, args.seed, args.registry_size, args.false_positive_rate)
+    names = [*args.perturbations, *(SUITES if args.suite else ())]
+    rows = measure_named(args.model, names, trial, out=args.out, batch_size=args.batch_size, progress=_progress())
+    print(f"{rows[0]['model']}: {trial.count:,} images, {trial.n_users:,} users at {trial.false_positive_rate:g}, "
+          f"seed {trial.seed}\n\n{markdown(rows)}")
     if args.out:
         print(f"\nwritten to {args.out}")
     return 0

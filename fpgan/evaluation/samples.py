@@ -15,7 +15,8 @@ from fpgan.attribution.registry import Registry
 from fpgan.errors import FpganError
 from fpgan.evaluation.features import Extractor
 from fpgan.io.images import to_uint8
-from fpgan.perturbations.codecs import PERTURBATIONS, perturb_all
+from fpgan.perturbations.registry import apply
+from fpgan.perturbations.suites import SAVED
 
 MOST_PAIRS = 500  # images kept for consistency and for diversity
 _CHUNK = 256  # images in memory at a time
@@ -67,7 +68,7 @@ class Generated(NamedTuple):
     """What was read from the model's images.
 
     Attributes:
-      logits: by what was done to the images before ("float": nothing, or one of PERTURBATIONS), float32 [count, n].
+      logits: by what was done to the images before ("float": nothing, or one of SAVED), float32 [count, n].
       features: float32 [count, F].
       images: uint8 [pairs, R, R, 3], the first images.
       refingerprinted: the same latents with other fingerprints.
@@ -121,7 +122,7 @@ def measure_generated(model, draws: Draws, settings: Settings, extractor: Extrac
       FpganError: the model gives values that are not finite.
     """
     count, pairs = settings.count, len(draws.other_bits)
-    logits = {name: np.empty((count, model.n_bits), np.float32) for name in ("float", *PERTURBATIONS)}
+    logits = {name: np.empty((count, model.n_bits), np.float32) for name in ("float", *SAVED)}
     features = np.empty((count, extractor.size), np.float32)
     kept = np.empty((pairs, model.resolution, model.resolution, 3), np.uint8)
     for part in _chunks(count):
@@ -130,8 +131,8 @@ def measure_generated(model, draws: Draws, settings: Settings, extractor: Extrac
             raise FpganError(f"the model {model.name} makes images with NaN or infinity; its training failed")
         images = to_uint8(floats)
         logits["float"][part] = model.decode(floats)
-        for name in PERTURBATIONS:
-            logits[name][part] = model.decode(perturb_all(images, name))
+        for name in SAVED:
+            logits[name][part] = model.decode(apply(name, images, settings.seed, part.start))
         features[part] = extractor.extract(images)
         if part.start < pairs:
             kept[part] = images[:pairs - part.start]
