@@ -1,5 +1,6 @@
 """Registry files and verdicts: errors that name the line, matches against a plain count, and the false-positive rate."""
 
+import argparse
 import math
 import multiprocessing
 
@@ -10,8 +11,9 @@ from fpgan.attribution import Registry, append, attribute, issue, read, read_key
 from fpgan.attribution.csv_store import issue_missing
 from fpgan.attribution.registry import from_fingerprints
 from fpgan.attribution.statistics import log10_p_value, matches, threshold
+from fpgan.attribution.stores import open_store
 from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, explain
-from fpgan.cli.options import instances, open_registry
+from fpgan.cli.options import registry_of
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
 
@@ -118,29 +120,60 @@ def test_keys_and_user_files(tmp_path):
             read_users(saved(tmp_path, text, "users"))
 
 
+def found(n_bits=128, **options):
+    none = {"fingerprint": None, "user": [], "users": None, "registry": None, "key_file": None, "issue": False}
+    return registry_of(argparse.Namespace(**none | options), n_bits)
+
+
 def test_instances_are_found_in_every_way(tmp_path):
     path, key = tmp_path / "r.csv", saved(tmp_path, b"k" * 32, "key")
     with pytest.raises(FpganError, match="fingerprint or users"):
-        instances(128, fingerprint=A, users=["alice"])
+        found(fingerprint=A, user=["alice"])
     with pytest.raises(FpganError, match="name the users"):
-        instances(128, path=path, issue_new=True)
-    for ignored in ({"fingerprint": A}, {"users": ["alice"], "key_file": key}):
+        found(registry=path, issue=True)
+    for ignored in ({"fingerprint": A}, {"user": ["alice"], "key_file": key}):
         with pytest.raises(FpganError, match="leave out --issue"):
-            instances(128, path=path, issue_new=True, **ignored)
+            found(registry=path, issue=True, **ignored)
     assert not path.exists()
-    users, bits = instances(128, fingerprint=A)
-    assert users == (None,) and (bits == Fingerprint.from_hex(A).bits).all()
-    issued = instances(128, users=["alice", "bob"], path=path, issue_new=True)
-    everybody = instances(128, path=path)
-    assert issued[0] == everybody[0] == ("alice", "bob") and (issued[1] == everybody[1]).all()
-    only = instances(128, users=["bob"], path=path)
-    assert only[0] == ("bob",) and (only[1] == everybody[1][1:]).all()
-    assert (instances(128, users=["bob"], key_file=key)[1] == Fingerprint.derive(b"k" * 32, "bob").bits).all()
-    for wrong in ({}, {"path": path, "key_file": key}, {"key_file": key}, {"path": path, "users": ["eve"]},
-                  {"path": path, "users": ["bob", "bob"]}):
+    bare = found(fingerprint=A)
+    assert bare.users == (None,) and (bare.bits == Fingerprint.from_hex(A).bits).all()
+    issued = found(user=["alice", "bob"], registry=path, issue=True)
+    everybody = found(registry=path)
+    assert issued.users == everybody.users == ("alice", "bob") and (issued.packed == everybody.packed).all()
+    only = found(user=["bob"], registry=path)
+    assert only.users == ("bob",) and (only.packed == everybody.packed[1:]).all()
+    assert found(users=path).users == everybody.users
+    assert found(users=saved(tmp_path, "bob\n", "ids"), user=["alice"], registry=path).users == ("alice", "bob")
+    assert found(user=["bob"], key_file=key).fingerprint("bob") == Fingerprint.derive(b"k" * 32, "bob")
+    for wrong in ({}, {"registry": path, "key_file": key}, {"key_file": key}, {"registry": path, "user": ["eve"]},
+                  {"registry": path, "user": ["bob", "bob"]}):
         with pytest.raises(FpganError):
-            instances(128, **wrong)
-    assert len(open_registry(128, path, users=["alice"])) == 1
+            found(**wrong)
+
+
+def test_a_store_is_opened_as_what_it_is(tmp_path):
+    key, path = saved(tmp_path, b"k" * 32, "key"), tmp_path / "r.csv"
+    for wrong in ({}, {"path": path, "key_file": key}):
+        with pytest.raises(FpganError, match="one of the two"):
+            open_store(**wrong)
+    by_key = open_store(key_file=key, n_bits=64)
+    derived = Fingerprint.derive(b"k" * 32, "a", 64)
+    assert by_key.select(["a"]).fingerprint("a") == by_key.issue(["a"]).fingerprint("a") == derived
+    with pytest.raises(FpganError, match="name the users"):
+        by_key.registry()
+    by_file = open_store(path, n_bits=64)
+    first = by_file.issue(["bob", "alice"])
+    assert by_file.issue(["carol", "bob"]).users == ("carol", "bob")
+    assert by_file.registry().users == ("bob", "alice", "carol")
+    assert by_file.select(["alice"]).fingerprint("alice") == first.fingerprint("alice")
+
+
+def test_a_registry_is_unpacked_a_few_places_at_a_time():
+    registry = issue(["a", "b", "c"], 100)
+    assert (registry.unpacked(np.array([2, 0, 2])) == registry.bits[[2, 0, 2]]).all()
+    assert (registry.unpacked(slice(1, 3)) == registry.bits[1:]).all() and registry.at(1) == registry.fingerprint("b")
+    one = Registry.single(registry.at(2))
+    assert one.users == (None,) and (one.bits == registry.bits[2:]).all() and one.at(0) == registry.at(2)
 
 
 @pytest.mark.parametrize("n_bits, users, images", [(13, 3, 5), (128, 40_000, 3), (64, 17, 1500), (100, 1, 1)])

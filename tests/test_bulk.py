@@ -15,10 +15,10 @@ from fake_model import N_BITS, FakeModel
 
 from fpgan.attribution import issue
 from fpgan.decoding import shards
-from fpgan.decoding.decode import attribute_rows, decode_files
+from fpgan.decoding.decode import DecodeJob, attribute_rows, decode_files
 from fpgan.decoding.rows import Row, row_file, write_rows
-from fpgan.decoding.shards import Question, decode_folder, is_folder
-from fpgan.distributed.environment import Share
+from fpgan.decoding.shards import decode_folder, is_folder
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
@@ -30,10 +30,12 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
-from fpgan.decoding.shards import Question, decode_folder
-from fpgan.distributed.environment import process_share
-decode_folder(Question(FakeModel(), issue(["alice", "bob", "carol"], 64, b"k" * 16)), [sys.argv[1]], sys.argv[2],
-              format={format!r}, shard_size=8, batch_size=4, share=process_share(), sinks=[lambda row: time.sleep({delay})])
+from fpgan.decoding.decode import DecodeJob
+from fpgan.decoding.shards import decode_folder
+from fpgan.distributed.environment import detect_process
+job = DecodeJob(FakeModel(), issue(["alice", "bob", "carol"], 64, b"k" * 16), batch_size=4)
+decode_folder(job, [sys.argv[1]], sys.argv[2], format={format!r}, shard_size=8, process=detect_process(),
+              sinks=[lambda row: time.sleep({delay})])
 """
 
 
@@ -42,7 +44,7 @@ def images(request, tmp_path):
     """Thirty images, one of them damaged: a file, or as a file beside records."""
     if request.param == "array_record":
         pytest.importorskip("array_record")
-    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path / "set", per_user=10, seed=0, container=request.param,
+    generate_set(FakeModel(), USERS, tmp_path / "set", per_user=10, seed=0, container=request.param,
                  shard_size=13)
     write_file(tmp_path / "set" / ("alice/000003.png" if request.param == "files" else "x.png"), b"broken")
     return tmp_path / "set"
@@ -57,7 +59,8 @@ def format(request):
 
 def decode(images, folder, model=None, **changes):
     arguments = {"format": "jsonl", "shard_size": 8, "batch_size": 4} | changes
-    return decode_folder(Question(model or FakeModel(), USERS), [images], folder, **arguments)
+    job = DecodeJob(model or FakeModel(), USERS, batch_size=arguments.pop("batch_size"))
+    return decode_folder(job, [images], folder, **arguments)
 
 
 def tree(folder):
@@ -69,21 +72,22 @@ def lines(folder):
 
 
 def test_parts_hold_the_rows_of_one_file(images, tmp_path):
-    outcome = decode(images, tmp_path / "rows")
+    outcome, counts = decode(images, tmp_path / "rows")
     rows = list(attribute_rows(decode_files(FakeModel(), [images]), USERS))
     assert lines(tmp_path / "rows") == [row.columns(True) for row in rows]
-    assert outcome.images == outcome.made == len(rows) and outcome.missing_shards == 0
-    assert outcome.counts == write_rows(rows) and outcome.counts.failed == 1
+    assert outcome.total == outcome.made == len(rows) and outcome.missing == outcome.present == 0
+    assert counts == write_rows(rows) and counts.failed == 1
     assert {name.split("-")[0] for name in tree(tmp_path / "rows") if "/" not in name} == {"part"}
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_any_number_of_processes_writes_the_same_parts(images, tmp_path, format, count):
     decode(images, tmp_path / "one", format=format)
-    outcomes = [decode(images, tmp_path / "many", format=format, share=Share(i, count)) for i in range(count)]
+    done = [decode(images, tmp_path / "many", format=format, process=Process(i, count)) for i in range(count)]
+    outcomes, counts = zip(*done, strict=True)
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
-    assert sum(outcome.made for outcome in outcomes) == outcomes[0].images and outcomes[0].missing_shards > 0
-    assert sum(outcome.counts.failed for outcome in outcomes) == 1 and outcomes[-1].missing_shards == 0
+    assert sum(outcome.made for outcome in outcomes) == outcomes[0].total and outcomes[0].missing > 0
+    assert sum(each.failed for each in counts) == 1 and outcomes[-1].missing == 0
 
 
 def test_finished_parts_are_not_made_again_and_count_on(images, tmp_path, format):
@@ -99,19 +103,19 @@ def test_finished_parts_are_not_made_again_and_count_on(images, tmp_path, format
         decode(images, tmp_path / "rows", format=format, sinks=[die])
     (tmp_path / "rows" / "_fpgan" / ".00000-of-00004.claim").touch()  # as if killed just before its removal
     (tmp_path / "rows" / f".part-00001-of-00004.{format}.00aa00aa.tmp").write_bytes(b"half")
-    outcome = decode(images, tmp_path / "rows", model, format=format)
+    outcome, counts = decode(images, tmp_path / "rows", model, format=format)
     assert tree(tmp_path / "rows") == tree(tmp_path / "straight")
-    assert outcome.made == outcome.images - 8 == sum(size for size, _ in model.decode_batches) + (outcome.images == 31)
-    assert outcome.counts.failed == 1 and outcome.counts.read == outcome.images - 1
-    again = decode(images, tmp_path / "rows", model, format=format)
-    assert again.made == 0 and again.counts == outcome.counts
+    assert outcome.made == outcome.total - 8 == sum(size for size, _ in model.decode_batches) + (outcome.total == 31)
+    assert counts.failed == 1 and counts.read == outcome.total - 1 and outcome.present == 8
+    again, counted = decode(images, tmp_path / "rows", model, format=format)
+    assert again.made == 0 and again.present == outcome.total and counted == counts
 
 
 def test_a_part_that_another_process_makes_is_waited_for(images, tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
     monkeypatch.setattr("fpgan.distributed.work._POLL", 0.02)
     decode(images, tmp_path / "straight")
-    decode(images, tmp_path / "rows", share=Share(1, 2))
+    decode(images, tmp_path / "rows", process=Process(1, 2))
     held, told = claim(tmp_path / "rows" / "_fpgan" / ".00002-of-00004.claim"), []
     job = threading.Thread(target=lambda: decode(images, tmp_path / "rows", report=told.append))
     job.start()
@@ -161,10 +165,10 @@ def test_other_questions_other_images_and_other_folders_are_refused(images, tmp_
         with pytest.raises(FpganError, match=told):
             decode(images, tmp_path / "rows", **changes)
     with pytest.raises(FpganError, match="other registry"):
-        decode_folder(Question(FakeModel(), issue(USERS.users, N_BITS)), [images], tmp_path / "rows", shard_size=8,
-                      batch_size=4)
+        decode_folder(DecodeJob(FakeModel(), issue(USERS.users, N_BITS), batch_size=4), [images], tmp_path / "rows",
+                      shard_size=8)
     with pytest.raises(FpganError, match="users"):
-        decode_folder(Question(FakeModel()), [images], tmp_path / "rows", shard_size=8, batch_size=4)
+        decode_folder(DecodeJob(FakeModel(), batch_size=4), [images], tmp_path / "rows", shard_size=8)
     write_file(images / "another.png", b"")
     with pytest.raises(FpganError, match="other images"):
         decode(images, tmp_path / "rows")
@@ -196,7 +200,7 @@ def test_damaged_counts_are_told(images, tmp_path):
     with pytest.raises(FpganError, match="remove it"):
         decode(images, tmp_path / "rows")
     counts.unlink()
-    assert decode(images, tmp_path / "rows").made == 8 and tree(tmp_path / "rows") == before
+    assert decode(images, tmp_path / "rows")[0].made == 8 and tree(tmp_path / "rows") == before
 
 
 def test_which_names_are_folders(tmp_path):

@@ -1,9 +1,11 @@
 """Which process of which job this is: flags, variables, and what schedulers leave in the environment."""
 
+import functools
+
 import pytest
 from jax._src import clusters
 
-from fpgan.distributed.environment import PATIENCE, Place, find_place
+from fpgan.distributed.environment import PATIENCE, Process, detect_process
 from fpgan.errors import FpganError
 
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "node[07-09]", "SLURM_NTASKS": "3", "SLURM_PROCID": "2",
@@ -12,6 +14,7 @@ MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORL
        "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
 MPI4 = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}
 GIVEN = {"FPGAN_COORDINATOR": "a:1", "FPGAN_NUM_PROCESSES": "3", "FPGAN_PROCESS_ID": "2"}
+detect = functools.partial(detect_process, meeting=True)  # as training asks
 
 
 @pytest.fixture
@@ -24,16 +27,16 @@ def environment(monkeypatch):
 
 
 def test_without_any_sign_there_is_one_process(environment):
-    assert find_place() is None
+    assert detect() == detect_process() == Process()
 
 
 def test_flags_count_more_than_variables_and_both_more_than_a_scheduler(environment):
     environment(SLURM | GIVEN)
-    assert find_place() == Place("a:1", 3, 2)
-    assert find_place("b:2", process_id=0) == Place("b:2", 3, 0)
-    assert find_place(num_processes=1, process_id=0) is None
+    assert detect() == Process(2, 3, "a:1") and detect_process() == Process(2, 3)
+    assert detect(coordinator="b:2", process_id=0) == Process(0, 3, "b:2")
+    assert detect(num_processes=1, process_id=0) == Process()
     environment({})
-    assert find_place("[::1]:9911", 2, 1) == Place("[::1]:9911", 2, 1)
+    assert detect(1, 2, "[::1]:9911") == Process(1, 2, "[::1]:9911")
 
 
 @pytest.mark.parametrize("variables, flags, message", [
@@ -49,19 +52,43 @@ def test_flags_count_more_than_variables_and_both_more_than_a_scheduler(environm
 def test_what_is_given_in_part_or_makes_no_sense_is_refused(environment, variables, flags, message):
     environment(variables)
     with pytest.raises(FpganError, match=message):
-        find_place(*flags)
+        detect(*reversed(flags))
+
+
+@pytest.mark.parametrize("flags, variables, expected", [
+    ((None, None), {}, Process(0, 1)),
+    ((None, None), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "3", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+     Process(1, 3)),
+    ((None, None), {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Process(1, 2)),
+    ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Process(0, 1)),  # a batch script
+    ((2, 3), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "5"}, Process(2, 3)),
+])
+def test_flags_count_before_variables_and_ours_before_slurms(environment, flags, variables, expected):
+    environment(variables)
+    assert detect_process(*flags) == expected
+
+
+@pytest.mark.parametrize("flags, variables", [
+    ((1, None), {}), ((None, 2), {}), ((2, 2), {}), ((None, None), {"FPGAN_PROCESS_ID": "0"}),
+    ((None, None), {"FPGAN_NUM_PROCESSES": "2"}), ((None, None), {"FPGAN_PROCESS_ID": "x", "FPGAN_NUM_PROCESSES": "2"}),
+    ((None, None), {"FPGAN_PROCESS_ID": "-1", "FPGAN_NUM_PROCESSES": "2"})])
+def test_half_or_senseless_numbers_are_refused(environment, flags, variables):
+    environment(variables)
+    with pytest.raises(FpganError):
+        detect_process(*flags)
 
 
 def test_slurm_steps_of_several_tasks_are_found(environment):
     port = 65535 - 4095 + 4711 % 4096
     environment(SLURM)
-    assert find_place() == Place(f"node07:{port}", 3, 2, None)  # alone on its host: all its devices
+    assert detect() == Process(2, 3, f"node07:{port}")  # alone on its host: all its devices
+    assert detect_process() == Process(2, 3)
     environment(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_LOCALID": "1"})
-    assert find_place().devices == (1,)
+    assert detect().devices == (1,)
     environment(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "5"})
-    assert find_place().devices is None  # Slurm shows it only its own
+    assert detect().devices is None  # Slurm shows it only its own
     environment(SLURM | {"FPGAN_DISTRIBUTED": "off"})
-    assert find_place() is None
+    assert detect() == Process()
 
 
 @pytest.mark.parametrize("changes", [
@@ -72,19 +99,21 @@ def test_slurm_steps_of_several_tasks_are_found(environment):
 ])
 def test_a_single_slurm_task_does_not_wait_for_others(environment, changes):
     environment({key: value for key, value in (SLURM | changes).items() if value is not None})
-    assert find_place() is None
+    assert detect() == Process()
 
 
 def test_open_mpi_is_found_where_it_says_enough(environment):
     environment(MPI4)
-    assert find_place() == Place(f"10.96.0.1:{65535 - 4095 + (1531576320 // 4096) % 4096}", 4, 1, (1,))
+    assert detect() == Process(1, 4, f"10.96.0.1:{65535 - 4095 + (1531576320 // 4096) % 4096}", (1,))
+    assert detect_process() == Process(1, 4)
     environment(MPI4 | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"})
-    assert find_place() is None
+    assert detect() == Process()
     environment(MPI)
     with pytest.raises(FpganError, match="does not say where they can meet.*--coordinator"):
-        find_place()
+        detect()
+    assert detect_process() == Process(1, 4)  # who does not meet needs no place for it
     environment(MPI | {"FPGAN_DISTRIBUTED": "off"})
-    assert find_place() is None
+    assert detect() == detect_process() == Process()
 
 
 def test_tpu_pods_are_found_and_single_hosts_are_not(environment, monkeypatch):
@@ -93,9 +122,9 @@ def test_tpu_pods_are_found_and_single_hosts_are_not(environment, monkeypatch):
     monkeypatch.setattr("socket.gethostbyname", lambda name: "10.0.0.1")
     monkeypatch.setattr(clusters.cloud_tpu_cluster, "get_metadata", lambda key: ("", 404))
     environment({"TPU_WORKER_HOSTNAMES": "w0,w1,w2,w3", "TPU_WORKER_ID": "3", "JAX_COORDINATOR_PORT": "99"})
-    assert find_place() == Place("w0:99", 4, 3)
+    assert detect() == Process(3, 4, "w0:99") and detect_process() == Process(3, 4)
     environment({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"})
-    assert find_place() is None
+    assert detect() == Process()
 
 
 def test_kubernetes_jobs_are_found_by_their_index(environment, monkeypatch):
@@ -104,15 +133,20 @@ def test_kubernetes_jobs_are_found_by_their_index(environment, monkeypatch):
     monkeypatch.setattr(cloud, "get_process_count", lambda: 2)
     monkeypatch.setattr(cloud, "get_coordinator_address", lambda **options: "train-0.train:55527")
     environment({})  # a notebook's pod
-    assert find_place() is None
+    assert detect() == Process()
     environment({"JOB_COMPLETION_INDEX": "1"})
-    assert find_place() == Place("train-0.train:55527", 2, 1)
+    assert detect() == Process(1, 2, "train-0.train:55527") and detect_process() == Process(1, 2)
+    environment({"JOB_COMPLETION_INDEX": "2"})
+    with pytest.raises(FpganError, match="2 of 2 processes; expected 0 to 1"):
+        detect_process()
 
     def denied():
         raise RuntimeError("Kubernetes API Error: 403 - Forbidden")
     monkeypatch.setattr(cloud, "get_process_count", denied)
     with pytest.raises(FpganError, match="K8sCluster: .*403 - Forbidden.*FPGAN_DISTRIBUTED=off"):
-        find_place()
+        detect()
+    with pytest.raises(FpganError, match="403 - Forbidden.*--num-processes"):
+        detect_process()
 
 
 def test_the_search_needs_nothing_but_what_jax_has():

@@ -28,7 +28,7 @@ USERS = issue(["alice", "bob", "carol"], N_BITS, b"k" * 16)
 
 @pytest.fixture
 def samples(tmp_path):
-    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path / "set", per_user=10, seed=0)
+    generate_set(FakeModel(), USERS, tmp_path / "set", per_user=10, seed=0)
     return tmp_path / "set"
 
 
@@ -84,7 +84,7 @@ def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
 
 def test_records_are_decoded_and_a_damaged_file_is_a_row(tmp_path):
     pytest.importorskip("array_record")
-    generate_set(FakeModel(), USERS.users, USERS.bits, tmp_path, per_user=10, seed=0, container="array_record",
+    generate_set(FakeModel(), USERS, tmp_path, per_user=10, seed=0, container="array_record",
                  shard_size=16)
     (tmp_path / "images-00002-of-00002.array_record").write_bytes(b"x" * 70_000)
     rows = list(decode_files(FakeModel(), [tmp_path]))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from fake_model import N_BITS, FakeModel
 
-from fpgan.attribution import issue
-from fpgan.distributed.environment import Share
+from fpgan.attribution import Registry, from_fingerprints, issue
+from fpgan.distributed.environment import Process
 from fpgan.distributed.work import claim
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
@@ -35,9 +35,9 @@ sys.path.insert(0, {tests!r})
 from fake_model import FakeModel
 from fpgan.attribution import issue
 from fpgan.generation.generate import generate_set
-from fpgan.distributed.environment import process_share
+from fpgan.distributed.environment import detect_process
 users = issue(["alice", "bob/..", "Carol"], 64, b"k" * 16)
-generate_set(FakeModel(delay={delay}), users.users, users.bits, sys.argv[1], share=process_share(), **{arguments!r})
+generate_set(FakeModel(delay={delay}), users, sys.argv[1], process=detect_process(), **{arguments!r})
 """
 CONTAINERS = ["files", "array_record"]
 
@@ -50,7 +50,7 @@ def container(request):
 
 
 def make(folder, model=None, **changes):
-    return generate_set(model or FakeModel(), USERS.users, USERS.bits, folder, **ARGUMENTS | changes)
+    return generate_set(model or FakeModel(), USERS, folder, **ARGUMENTS | changes)
 
 
 def tree(folder):
@@ -75,7 +75,7 @@ def test_the_manifest_is_true_of_every_file(tmp_path):
     told = []
     outcome = make(tmp_path / "set", progress=lambda done, total: told.append((done, total)))
     lines = list(read_manifest(tmp_path / "set"))
-    assert outcome.total == outcome.made == outcome.set_total == len(lines) == 51 and outcome.missing_shards == 0
+    assert outcome.total == outcome.made == len(lines) == 51 and outcome.present == outcome.missing == 0
     assert told[-1] == (51, 51) and told == sorted(told)
     for i, line in enumerate(lines):
         data = (tmp_path / "set" / line["file"]).read_bytes()
@@ -111,24 +111,25 @@ def test_a_complete_set_is_left_alone(tmp_path, container):
     make(tmp_path, container=container)
     before, model = tree(tmp_path), FakeModel()
     outcome = make(tmp_path, model, container=container)
-    assert outcome.made == 0 and outcome.total == 51 and model.generated == 0 and tree(tmp_path) == before
+    assert outcome.made == 0 and outcome.present == outcome.total == 51 and model.generated == 0 and tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_any_number_of_processes_makes_the_same_files(tmp_path, container, count):
     make(tmp_path / "one", container=container)
-    outcomes = [make(tmp_path / "many", container=container, share=Share(i, count)) for i in reversed(range(count))]
+    outcomes = [make(tmp_path / "many", container=container, process=Process(i, count)) for i in reversed(range(count))]
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
-    assert sum(outcome.made for outcome in outcomes) == sum(outcome.total for outcome in outcomes) == 51
-    assert outcomes[0].missing_shards == 6 - len(range(count - 1, 6, count)) and outcomes[-1].missing_shards == 0
+    assert sum(outcome.made for outcome in outcomes) == outcomes[0].total == 51
+    assert not any(outcome.present for outcome in outcomes)
+    assert outcomes[0].missing == 6 - len(range(count - 1, 6, count)) and outcomes[-1].missing == 0
 
 
 def test_a_job_of_another_size_finishes_what_is_left(tmp_path, container):
     make(tmp_path / "straight", container=container)
     model = FakeModel()
     with pytest.raises(Killed):
-        make(tmp_path / "set", model, container=container, share=Share(1, 2), progress=killed_after(5))
-    made = [make(tmp_path / "set", model, container=container, share=Share(i, 3)).made for i in range(3)]
+        make(tmp_path / "set", model, container=container, process=Process(1, 2), progress=killed_after(5))
+    made = [make(tmp_path / "set", model, container=container, process=Process(i, 3)).made for i in range(3)]
     assert tree(tmp_path / "set") == tree(tmp_path / "straight") and sum(made) == 51 - 18
     assert model.generated <= 51 + 4 * IN_FLIGHT  # no more than the batches on their way is made twice
 
@@ -275,19 +276,18 @@ def test_three_processes_one_of_them_killed_and_then_two(tmp_path, container):
 
 def test_a_million_images_start_and_resume_in_little_memory_and_time(tmp_path):
     """One shard of 245 is left; all else is there as far as a run looks at it."""
-    bits = np.random.default_rng(0).integers(0, 2, (1000, N_BITS), dtype=np.uint8)
-    users = [f"user-{i}" for i in range(1000)]
-    arguments = {"per_user": 1000, "seed": 0, "batch_size": 64, "share": Share(3, 1000)}
-    generate_set(FakeModel(), users, bits, tmp_path, **arguments)  # shard 3
+    users = issue([f"user-{i}" for i in range(1000)], N_BITS)
+    arguments = {"per_user": 1000, "seed": 0, "batch_size": 64, "process": Process(3, 1000)}
+    generate_set(FakeModel(), users, tmp_path, **arguments)  # shard 3
     for shard in range(245):
         (tmp_path / "manifest" / f"{shard:05d}-of-00245.jsonl").touch()
     (tmp_path / "manifest" / "00007-of-00245.jsonl").unlink()
     model, started = FakeModel(), time.process_time()
     tracemalloc.start()
-    outcome = generate_set(model, users, bits, tmp_path, **arguments | {"share": Share()})
+    outcome = generate_set(model, users, tmp_path, **arguments | {"process": Process()})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert outcome.set_total == 10**6 and outcome.made == model.generated == 4096 and outcome.missing_shards == 0
+    assert outcome.total == 10**6 and outcome.made == model.generated == 4096 and outcome.missing == 0
     assert peak < 30e6 and time.process_time() - started < 60
 
 
@@ -303,9 +303,9 @@ def test_other_arguments_in_a_used_folder_are_refused(tmp_path):
         with pytest.raises(FpganError, match=complaint):
             make(tmp_path, **changes)
     with pytest.raises(FpganError, match="other fingerprints"):
-        generate_set(FakeModel(), USERS.users, USERS.bits[::-1], tmp_path, **ARGUMENTS)
+        generate_set(FakeModel(), from_fingerprints(USERS.users, USERS.bits[::-1], N_BITS), tmp_path, **ARGUMENTS)
     with pytest.raises(FpganError, match="other users"):
-        generate_set(FakeModel(), ["a", "b", "c"], USERS.bits, tmp_path, **ARGUMENTS)
+        generate_set(FakeModel(), from_fingerprints(["a", "b", "c"], USERS.bits, N_BITS), tmp_path, **ARGUMENTS)
     assert tree(tmp_path) == before
 
 
@@ -328,7 +328,7 @@ def test_folders_of_somebody_else_are_refused(tmp_path):
 
 def test_a_bare_fingerprint_has_a_folder_of_its_digits(tmp_path):
     one = Fingerprint.random(N_BITS)
-    generate_set(FakeModel(), [None], one, tmp_path, per_user=2, seed=0)
+    generate_set(FakeModel(), Registry.single(one), tmp_path, per_user=2, seed=0)
     assert [(line["user"], line["file"]) for line in read_manifest(tmp_path)] == [
         (None, f"{one.hex}/000000.png"), (None, f"{one.hex}/000001.png")]
 
@@ -368,16 +368,16 @@ def test_an_error_of_the_model_or_the_disk_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(FpganError, match="cannot be written"):
         make(tmp_path)
     (tmp_path / "bob%2F.%2E").unlink()
-    assert make(tmp_path).missing_shards == 0 and not list(tmp_path.glob("manifest/.*"))
+    assert make(tmp_path).missing == 0 and not list(tmp_path.glob("manifest/.*"))
 
 
 def test_users_have_to_fit(tmp_path):
-    with pytest.raises(FpganError, match="as many"):
-        generate_set(FakeModel(), ["a"], USERS.bits, tmp_path, per_user=1, seed=0)
+    with pytest.raises(FpganError, match="at least one user"):
+        generate_set(FakeModel(), issue([], N_BITS), tmp_path, per_user=1, seed=0)
     with pytest.raises(FpganError, match="twice"):
-        generate_set(FakeModel(), ["a", "a"], USERS.bits[:2], tmp_path, per_user=1, seed=0)
+        generate_set(FakeModel(), Registry(("a", "a"), USERS.packed[:2], N_BITS), tmp_path, per_user=1, seed=0)
     with pytest.raises(FpganError, match="user id"):
-        generate_set(FakeModel(), ["a\n"], USERS.bits[:1], tmp_path, per_user=1, seed=0)
-    with pytest.raises(FpganError):
-        generate_set(FakeModel(), ["a"], np.zeros((1, 32)), tmp_path, per_user=1, seed=0)
+        generate_set(FakeModel(), Registry(("a\n",), USERS.packed[:1], N_BITS), tmp_path, per_user=1, seed=0)
+    with pytest.raises(FpganError, match="32 bits, but the model reads 64"):
+        generate_set(FakeModel(), issue(["a"], 32), tmp_path, per_user=1, seed=0)
     assert not list(tmp_path.iterdir())

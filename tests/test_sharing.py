@@ -7,37 +7,16 @@ import signal
 import pytest
 
 from fpgan.distributed import work
-from fpgan.distributed.environment import Share, process_share
-from fpgan.distributed.work import begin, claim, wait_for_claim
+from fpgan.distributed.environment import Process
+from fpgan.distributed.work import begin, claim, remove_leftovers, run_shards, wait_for_claim
 from fpgan.errors import FpganError
 
 
 def test_shares_are_disjoint_and_complete():
     for total in (0, 1, 7, 20):
         for count in (1, 3, 8):
-            shards = [shard for index in range(count) for shard in Share(index, count).shards(total)]
+            shards = [shard for index in range(count) for shard in Process(index, count).shards(total)]
             assert sorted(shards) == list(range(total))
-
-
-@pytest.mark.parametrize("flags, environment, expected", [
-    ((None, None), {}, Share(0, 1)),
-    ((None, None), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "3", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"},
-     Share(1, 3)),
-    ((None, None), {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Share(1, 2)),
-    ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Share(0, 1)),  # a batch script
-    ((2, 3), {"FPGAN_PROCESS_ID": "1", "FPGAN_NUM_PROCESSES": "5"}, Share(2, 3)),
-])
-def test_flags_count_before_variables_and_ours_before_slurms(flags, environment, expected):
-    assert process_share(*flags, environment) == expected
-
-
-@pytest.mark.parametrize("flags, environment", [
-    ((1, None), {}), ((None, 2), {}), ((2, 2), {}), ((None, None), {"FPGAN_PROCESS_ID": "0"}),
-    ((None, None), {"FPGAN_NUM_PROCESSES": "2"}), ((None, None), {"FPGAN_PROCESS_ID": "x", "FPGAN_NUM_PROCESSES": "2"}),
-    ((None, None), {"FPGAN_PROCESS_ID": "-1", "FPGAN_NUM_PROCESSES": "2"})])
-def test_half_or_senseless_numbers_are_refused(flags, environment):
-    with pytest.raises(FpganError):
-        process_share(*flags, environment)
 
 
 def test_a_claim_excludes_and_goes_on_where_it_was_left(tmp_path):
@@ -73,6 +52,74 @@ def test_a_claim_ends_with_its_process(tmp_path):
     assert taken.taken_over
     taken.remove()
     assert wait_for_claim(tmp_path / "x", lambda: True) is None
+
+
+class Shards:
+    """Shards that are finished when they have a file; what was made, skipped and told."""
+
+    def __init__(self, folder):
+        self.folder, self.made, self.skipped, self.told, self.calls = folder, [], [], [], 0
+
+    def claim_path(self, shard):
+        return self.folder / f".{shard}.claim"
+
+    def is_finished(self, shard):
+        return (self.folder / str(shard)).exists()
+
+    def make_many(self, claimed):
+        self.calls += 1
+        for shard, taken in claimed:
+            assert claim(self.claim_path(shard)) is None  # it is held
+            (self.folder / str(shard)).touch()
+            self.made.append(shard)
+            taken.remove()
+
+    def run(self, numbers, report=None):
+        run_shards(numbers, self.make_many, claim_path=self.claim_path, is_finished=self.is_finished,
+                   report=report or self.told.append, skip=self.skipped.append)
+
+
+def test_one_loop_makes_what_is_free_and_then_waits_for_what_is_held(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(work, "_POLL", 0.01)
+    shards = Shards(tmp_path)
+    (tmp_path / "2").touch()
+    died, works = claim(tmp_path / ".0.claim"), claim(tmp_path / ".3.claim")
+
+    def report(line):
+        shards.told.append(line)
+        assert shards.made[:3] == [1, 4, 5]  # nothing free is left when it waits
+        if "shard 0" in line:
+            died.release()  # its process died
+        else:
+            (tmp_path / "3").touch()  # its process has finished it
+            works.remove()
+
+    shards.run(iter(range(6)), report)
+    assert shards.made == [1, 4, 5, 0] and shards.skipped == [2, 3] and shards.calls == 2 and len(shards.told) == 2
+    again = Shards(tmp_path)
+    again.run(range(6))
+    assert not again.made and again.skipped == list(range(6)) and not again.told
+
+
+def test_a_shard_that_is_finished_while_it_is_claimed_is_not_made_again(tmp_path, monkeypatch):
+    plain = work.claim
+
+    def late(path):
+        (tmp_path / "0").touch()  # between our look and our claim, its process has finished it
+        return plain(path)
+
+    shards = Shards(tmp_path)
+    monkeypatch.setattr(work, "claim", late)
+    shards.run([0])
+    assert not shards.made and shards.skipped == [0] and not shards.claim_path(0).exists()
+
+
+def test_leftovers_of_finished_work_are_removed_and_nothing_else(tmp_path):
+    for name in ("0", ".0.claim", ".0.0011aabb.tmp", ".hidden"):
+        (tmp_path / name).touch()
+    remove_leftovers([tmp_path / ".0.claim", tmp_path / ".1.claim"], [tmp_path])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "0"]
 
 
 def test_a_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_claim(tmp_path, monkeypatch):

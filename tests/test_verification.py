@@ -10,7 +10,7 @@ from fake_model import N_BITS, FakeModel
 import fpgan
 from fpgan.attribution import issue
 from fpgan.cli import app
-from fpgan.distributed.environment import Share
+from fpgan.distributed.environment import Process
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
 from fpgan.generation.verify import verify_set
@@ -28,7 +28,7 @@ def container(request):
 
 def make(folder, container="files", users=USERS, **changes):
     arguments = {"per_user": 17, "seed": 2**32 - 3, "batch_size": 4, "shard_size": 10, "container": container} | changes
-    return generate_set(FakeModel(), users.users, users.bits, folder, **arguments)
+    return generate_set(FakeModel(), users, folder, **arguments)
 
 
 def problems(folder, **arguments):
@@ -48,7 +48,7 @@ def test_a_right_set_passes(tmp_path, container):
 
 
 def test_missing_shards_are_named_and_whether_they_were_begun(tmp_path, container):
-    make(tmp_path, container, share=Share(0, 2))
+    make(tmp_path, container, process=Process(0, 2))
     (tmp_path / "manifest" / ".00003-of-00006.journal").touch()
     told = problems(tmp_path)
     assert "shard 1 is missing" in told and "shard 3 is not finished" in told and "shard 5 is missing" in told

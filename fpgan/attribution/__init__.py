@@ -3,8 +3,8 @@
 import importlib
 
 _HOMES = {"Registry": "registry", "Verdict": "verdict", "append": "csv_store", "attribute": "verdict",
-          "evenness": "verdict", "from_fingerprints": "registry", "issue": "registry", "read": "csv_store",
-          "read_key": "key_store", "read_users": "csv_store", "write": "csv_store"}
+          "evenness": "verdict", "from_fingerprints": "registry", "issue": "registry", "open_store": "stores",
+          "read": "csv_store", "read_key": "key_store", "read_users": "csv_store", "write": "csv_store"}
 __all__ = list(_HOMES)
 
 

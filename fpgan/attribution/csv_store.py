@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,6 +49,31 @@ def read(path: str | os.PathLike, n_bits: int = 128) -> Registry:
     return from_packed(tuple(users), packed, n_bits)
 
 
+@dataclass(frozen=True)
+class CsvStore:
+    """A registry file, as a `fpgan.attribution.stores.Store`.
+
+    Attributes:
+      path: the file.
+      n_bits: the length that each fingerprint has to have.
+    """
+
+    path: str | os.PathLike
+    n_bits: int = 128
+
+    def registry(self) -> Registry:
+        """Reads everybody."""
+        return read(self.path, self.n_bits)
+
+    def select(self, users: Sequence[str]) -> Registry:
+        """Reads these users alone, in this order; refuses unknown or repeated ones."""
+        return self.registry().select(users)
+
+    def issue(self, users: Sequence[str]) -> Registry:
+        """Issues random fingerprints to those of the users who have none yet, and returns them all, in this order."""
+        return issue_missing(self.path, users, self.n_bits).select(users)
+
+
 def is_registry(path: str | os.PathLike) -> bool:
     """Whether a file begins as a registry does: with the header user,fingerprint."""
     try:
@@ -62,9 +88,7 @@ def write(registry: Registry, path: str | os.PathLike) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    digits = -(-registry.n_bits // 4)
-    writer.writerows((user, row.tobytes().hex()[:digits])
-                     for user, row in zip(registry.users, registry.packed, strict=True))
+    writer.writerows((user, registry.at(place).hex) for place, user in enumerate(registry.users))
     write_file(path, text.getvalue().encode("utf-8"), sync=True)
 
 

@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import os
 import string
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from fpgan.attribution.registry import Registry, issue
 from fpgan.errors import FpganError
 from fpgan.io.files import reason
 
 MIN_KEY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class KeyStore:
+    """A provider's key file, as a `fpgan.attribution.stores.Store`: whoever is named has a fingerprint.
+
+    Attributes:
+      path: the file, see `read_key`.
+      n_bits: length of the fingerprints.
+    """
+
+    path: str | os.PathLike
+    n_bits: int = 128
+
+    def registry(self) -> Registry:
+        """Raises FpganError: a key knows nobody by itself."""
+        raise FpganError("a provider's key knows nobody by itself; name the users")
+
+    def select(self, users: Sequence[str]) -> Registry:
+        """Derives the fingerprints of these users; refuses repeated ones."""
+        return issue(users, self.n_bits, read_key(self.path))
+
+    issue = select  # nothing has to be remembered
 
 
 def read_key(path: str | os.PathLike) -> bytes:

@@ -21,35 +21,50 @@ _IMAGES_AT_ONCE = 1 << 10
 class Registry:
     """The users of one model and their fingerprints; both are distinct.
 
+    Fingerprints stay packed, and are unpacked where bits are needed, a batch at a time.
+
     Attributes:
-      users: N user ids.
+      users: N user ids; None for a bare fingerprint.
       packed: uint8 [N, ceil(n_bits / 8)], the bits of each fingerprint as in `Fingerprint.packed`.
       n_bits: length of every fingerprint.
     """
 
-    users: tuple[str, ...]
+    users: Sequence[str | None]
     packed: np.ndarray
     n_bits: int
+
+    @classmethod
+    def single(cls, fingerprint: Fingerprint) -> Registry:
+        """Makes the registry of one fingerprint that belongs to nobody known: its user is None."""
+        return cls((None,), np.frombuffer(fingerprint.packed, np.uint8)[None], fingerprint.n_bits)
 
     def __len__(self) -> int:
         return len(self.users)
 
     @functools.cached_property
-    def index(self) -> dict[str, int]:
+    def index(self) -> dict[str | None, int]:
         """The place of each user."""
         return {user: i for i, user in enumerate(self.users)}
 
     @property
     def bits(self) -> np.ndarray:
         """All fingerprints as uint8 [N, n_bits] of zeros and ones."""
-        return np.unpackbits(self.packed, axis=1, count=self.n_bits)
+        return self.unpacked(slice(None))
+
+    def unpacked(self, places: slice | np.ndarray) -> np.ndarray:
+        """Returns the fingerprints at some places, a slice or integers [K], as uint8 [K, n_bits] of zeros and ones."""
+        return np.unpackbits(self.packed[places], axis=1, count=self.n_bits)
+
+    def at(self, place: int) -> Fingerprint:
+        """Returns the fingerprint at a place."""
+        return Fingerprint(self.packed[place].tobytes(), self.n_bits)
 
     def fingerprint(self, user: str) -> Fingerprint:
         """Returns a user's fingerprint, or raises FpganError when there is no such user."""
         if user not in self.index:
             raise FpganError(f"the user {user!r} is not in the registry of {len(self)} users; issue a "
                              "fingerprint first (fpgan generate --issue)")
-        return Fingerprint(self.packed[self.index[user]].tobytes(), self.n_bits)
+        return self.at(self.index[user])
 
     def select(self, users: Sequence[str]) -> Registry:
         """Returns the registry of these users alone, in this order; refuses unknown or repeated ones."""
@@ -75,7 +90,7 @@ class Registry:
         best = np.zeros(len(bits), np.int64)
         score = np.full(len(bits), -self.n_bits - 1, np.float32)
         for users in _blocks(len(self), _USERS_AT_ONCE):
-            signs = _signs(np.unpackbits(self.packed[users], axis=1, count=self.n_bits)).T  # [n, U]
+            signs = _signs(self.unpacked(users)).T  # [n, U]
             for images in _blocks(len(bits), _IMAGES_AT_ONCE):
                 products = _signs(bits[images]) @ signs  # [I, U]
                 place = products.argmax(axis=1)

@@ -25,7 +25,7 @@ import numpy as np
 from fpgan.attribution.registry import Registry
 from fpgan.attribution.statistics import log10_p_value, threshold
 from fpgan.errors import FpganError
-from fpgan.fingerprint import as_bits
+from fpgan.fingerprint import Fingerprint, as_bits
 
 ATTRIBUTED = "attributed"
 UNREGISTERED = "fingerprinted, but nobody registered"
@@ -86,13 +86,13 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     places, counts = registry.best_matches(bits)
     log10_p = np.minimum(log10_p_value(counts, registry.n_bits) + math.log10(len(registry)), 0)
     below = _kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
-    digits = -(-registry.n_bits // 4)
     verdicts = []
     for i, packed in enumerate(np.packbits(bits, axis=1)):
         named = counts[i] >= needed
         verdicts.append(Verdict(
             kind=ATTRIBUTED if named else below[i], user=registry.users[places[i]] if named else None,
-            matches=int(counts[i]), log10_p=float(log10_p[i]), fingerprint=packed.tobytes().hex()[:digits]))
+            matches=int(counts[i]), log10_p=float(log10_p[i]),
+            fingerprint=Fingerprint(packed.tobytes(), registry.n_bits).hex))
     return verdicts
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan.attribution.registry import from_fingerprints
 from fpgan.benchmarks.timing import time_interleaved
-from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
 from fpgan.io.images import ENCODERS
+from fpgan.io.provenance import cpu_count
 from fpgan.io.records import import_array_record
 
 _PER_USER = 64
@@ -70,6 +71,7 @@ def _calls(model, batch: int, images: int, seed: int, encoding: str, folder: Pat
     """What is timed: name -> call."""
     users = images // _PER_USER
     bits = np.random.default_rng(seed).integers(0, 2, (users, model.n_bits), dtype=np.uint8)
+    registry = from_fingerprints([f"user-{i}" for i in range(users)], bits, model.n_bits)
     each, seeds = bits.repeat(_PER_USER, axis=0), np.tile(np.arange(_PER_USER, dtype=np.uint32), users)
     made = model.generate(each, seeds, batch_size=batch)
     part, numbers = -(-batch // cpu_count()), itertools.count()
@@ -79,8 +81,7 @@ def _calls(model, batch: int, images: int, seed: int, encoding: str, folder: Pat
         return sum(pool.map(lambda part: sum(len(ENCODERS[encoding](image)) for image in part), parts))
 
     def whole(container):
-        names = [f"user-{i}" for i in range(users)]
-        return generate_set(model, names, bits, folder / str(next(numbers)), per_user=_PER_USER, seed=0, batch_size=batch,
+        return generate_set(model, registry, folder / str(next(numbers)), per_user=_PER_USER, seed=0, batch_size=batch,
                             container=container, encoding=encoding).made
 
     calls = {"generate": lambda: len(model.generate(each, seeds, batch_size=batch)), "encode": encode,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 
-from fpgan.cli.decode import add_reading_arguments, decode_into_folder
-from fpgan.cli.options import share_of
-from fpgan.cli.terminal import finish, print_verdicts, verdict_table, warner
+from fpgan.cli.options import add_instance_arguments, registry_of
+from fpgan.cli.reading import add_reading_arguments, read_images
 
 EXAMPLE = """\
 example: whose images are these?
@@ -39,14 +36,7 @@ not; 2 for a wrong command.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `fpgan attribute`."""
-    parser.add_argument("images", metavar="IMAGES", nargs="+",
-                        help="files, folders, patterns or array_record files")
-    parser.add_argument("--registry", metavar="CSV", help="the registry: a CSV file with user,fingerprint")
-    parser.add_argument("--key-file", metavar="FILE",
-                        help="a provider's secret key (hexadecimal digits or raw bytes) instead")
-    parser.add_argument("--user", metavar="ID", action="append", default=[],
-                        help="compare with this user only; may be repeated")
-    parser.add_argument("--users", metavar="FILE", help="compare with these users only: ids, one per line")
+    add_instance_arguments(parser, new=False)
     parser.add_argument("--fpr", "--false-positive-rate", metavar="RATE", type=float, default=1e-6,
                         help="tolerated rate of false attributions per image, over all users (default 1e-6)")
     parser.add_argument("--out", metavar="FILE_OR_DIR",
@@ -60,31 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `fpgan attribute`; returns the exit code that its help states."""
     import fpgan
-    from fpgan.attribution.csv_store import read_users
-    from fpgan.attribution.verdict import explain
-    from fpgan.cli.options import open_registry
-    from fpgan.decoding.decode import attribute_rows, decode_files
-    from fpgan.decoding.rows import row_file, write_rows
-    from fpgan.decoding.shards import Question, is_folder
+    from fpgan.decoding.decode import DecodeJob
 
     model = fpgan.load(args.model)
-    named = args.user + (read_users(args.users) if args.users else [])
-    registry = open_registry(model.n_bits, args.registry, args.key_file, named)
-    sure = model.info.get("evenness_threshold")
-    meaning = explain(registry, args.fpr, sure)
-    if is_folder(args.out):
-        counts = decode_into_folder("attribute", Question(model, registry, args.fpr, sure), args)
-        print_verdicts(counts, meaning, sys.stdout)
-        return finish("attribute", counts, args.strict)
-    share_of(args).refuse_several("a folder: give --out one")
-    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.threads)
-    rows = attribute_rows(rows, registry, args.fpr, sure)
-    sinks = [warner("attribute")]
-    with contextlib.ExitStack() as stack:
-        if args.out or args.format:
-            sinks.append(stack.enter_context(row_file(args.out, args.format, with_verdict=True)))
-        if args.out or not args.format:
-            sinks.append(verdict_table(sys.stdout))
-        counts = write_rows(rows, *sinks)
-    print_verdicts(counts, meaning, sys.stdout if args.out or not args.format else sys.stderr)
-    return finish("attribute", counts, args.strict)
+    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads)
+    return read_images("attribute", job, args)

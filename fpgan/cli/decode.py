@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.cli.options import add_process_arguments, share_of
-from fpgan.cli.terminal import finish, positive, row_counter, warner
+from fpgan.cli.reading import add_reading_arguments, read_images
 
 EXAMPLE = """\
 example: read the fingerprints of all images below a folder
@@ -32,8 +31,6 @@ exit code: 0; 1 if no image could be read, or with --strict if any could not; 2 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `fpgan decode`."""
-    parser.add_argument("images", metavar="IMAGES", nargs="+",
-                        help="files, folders, patterns or array_record files")
     parser.add_argument("--out", metavar="FILE_OR_DIR",
                         help="a file, or a folder for parts: one that exists, or a name without an ending (default: "
                              "standard output)")
@@ -42,51 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading_arguments(parser)
 
 
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options that decode and attribute share."""
-    parser.add_argument("--model", metavar="NAME", default="robohash32",
-                        help="a model's name or folder (default robohash32)")
-    parser.add_argument("--batch-size", metavar="N", type=positive, default=64,
-                        help="images decoded at once (default 64)")
-    parser.add_argument("--threads", metavar="N", type=positive, default=8,
-                        help="threads that read files (default 8)")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")
-    parser.add_argument("--shard-size", metavar="N", type=positive, default=16384,
-                        help="images per part in a folder, the piece of work of a process (default 16384)")
-    add_process_arguments(parser)
-
-
-def decode_into_folder(command: str, question, args: argparse.Namespace):
-    """Writes this process's share of the rows into the folder, says so, and returns their counts."""
-    import sys
-
-    from fpgan.decoding.shards import decode_folder
-
-    share = share_of(args)
-    outcome = decode_folder(question, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size,
-                            batch_size=args.batch_size, workers=args.threads, share=share,
-                            sinks=[warner(command), row_counter(command)],
-                            report=lambda line: print(f"fpgan {command}: {share}: {line}", file=sys.stderr))
-    there = outcome.counts.read + outcome.counts.failed - outcome.made
-    print(f"{outcome.made} images decoded, {there} were there" +
-          (f" ({share}, of {outcome.images} images)" if share.count > 1 else "") +
-          (f"; {outcome.missing_shards} parts of other processes are not finished" if outcome.missing_shards else
-           f"; all parts are there: {args.out}"))
-    return outcome.counts
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs `fpgan decode`; returns the exit code that its help states."""
     import fpgan
-    from fpgan.decoding.decode import decode_files
-    from fpgan.decoding.rows import row_file, write_rows
-    from fpgan.decoding.shards import Question, is_folder
+    from fpgan.decoding.decode import DecodeJob
 
-    if is_folder(args.out):
-        return finish("decode", decode_into_folder("decode", Question(fpgan.load(args.model)), args), args.strict)
-    share_of(args).refuse_several("a folder: give --out one")
-    model = fpgan.load(args.model)
-    rows = decode_files(model, args.images, batch_size=args.batch_size, workers=args.threads)
-    with row_file(args.out, args.format, with_verdict=False) as write:
-        counts = write_rows(rows, write, warner("decode"), row_counter("decode"))
-    return finish("decode", counts, args.strict)
+    job = DecodeJob(fpgan.load(args.model), batch_size=args.batch_size, workers=args.threads)
+    return read_images("decode", job, args)

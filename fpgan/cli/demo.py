@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpgan.cli.options import add_model_argument
 from fpgan.errors import FpganError, missing_extra
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ SCALE = 3
 def add_arguments(parser):
     """Declares the arguments."""
     parser.add_argument("--out", default="fpgan-demo", help="new folder for everything it writes (default: fpgan-demo)")
-    parser.add_argument("--model", default="robohash32", help="a shipped model or a model directory (default: robohash32)")
+    add_model_argument(parser, "a shipped model or a model directory")
     parser.add_argument("--fpr", type=float, default=1e-6, help="false-positive rate per image (default: 1e-6)")
 
 
@@ -92,11 +93,12 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     import secrets
 
     from fpgan.attribution import issue, write
-    from fpgan.decoding.decode import attribute_rows, decode_files
+    from fpgan.decoding.decode import DecodeJob
     from fpgan.decoding.rows import row_file
     from fpgan.generation.generate import generate_set
     from fpgan.io.files import write_file
     from fpgan.io.images import encode_png
+    from fpgan.io.listing import image_sources
     from fpgan.model.model import load
 
     model = load(model_name)
@@ -106,14 +108,13 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     registry = issue(USERS, model.n_bits)
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
-    generate_set(model, registry.users, registry.bits, folder / "images", per_user=PER_USER, seed=seed)
+    generate_set(model, registry, folder / "images", per_user=PER_USER, seed=seed)
     report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
            "now reading them back\n")
-    rows = list(attribute_rows(decode_files(model, [folder / "images", folder / "not_ours"]), registry, false_positive_rate,
-                               model.info.get("evenness_threshold")))
-    with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write_row:
-        for row in rows:
-            write_row(row)
+    rows: list[Row] = []
+    with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write:
+        sources = image_sources([folder / "images", folder / "not_ours"])
+        DecodeJob(model, registry, false_positive_rate).run(sources, [write, rows.append])
     picture = draw_picture(model, registry, seed)
     write_file(folder / PICTURE, encode_png(picture))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fpgan.cli.options import add_model_argument
 from fpgan.cli.terminal import not_negative, positive
 
 EXAMPLE = """\
@@ -26,7 +27,7 @@ intervals are 95%. A distance is named after its features (vgg16 and alexnet nee
 
 def add_arguments(parser) -> None:
     """Adds the options."""
-    parser.add_argument("--model", default="robohash32", help="a shipped model, or a folder (robohash32)")
+    add_model_argument(parser, "a shipped model, or a folder")
     parser.add_argument("--data", default="robohash_cats", metavar="IMAGES",
                         help="real images: robohash_cats (default; needs the extra [demo]), or prepared by "
                              "fpgan data: tfds:NAME, a folder or a zip file")

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from fpgan.cli.options import add_process_arguments, share_of
-from fpgan.cli.terminal import positive, progress_line
+from fpgan.cli.options import (
+    add_instance_arguments,
+    add_model_argument,
+    add_process_arguments,
+    process_of,
+    registry_of,
+)
+from fpgan.cli.terminal import closing_line, positive, progress_line
 
 EXAMPLE = """\
 example: issue instances to two users, then make 100 images of each
@@ -35,14 +41,7 @@ all share (under srun without the last two options):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `fpgan generate`."""
     whose = parser.add_argument_group("whose instance")
-    whose.add_argument("--fingerprint", metavar="HEX", help="a fingerprint in hexadecimal digits")
-    whose.add_argument("--user", metavar="ID", action="append", default=[], help="a user id; may be repeated")
-    whose.add_argument("--users", metavar="FILE", help="a registry, or a file of user ids, one per line")
-    whose.add_argument("--registry", metavar="CSV", help="the registry: a CSV file with user,fingerprint")
-    whose.add_argument("--key-file", metavar="FILE",
-                       help="a provider's secret key (hexadecimal digits or raw bytes) instead")
-    whose.add_argument("--issue", action="store_true",
-                       help="give users who are not in the registry a random fingerprint, and add them to it")
+    add_instance_arguments(whose, new=True)
     what = parser.add_argument_group("what to make")
     what.add_argument("--out", metavar="DIR", required=True, help="folder for images and manifest")
     what.add_argument("--per-user", metavar="K", type=positive, default=1, help="images per instance (default 1)")
@@ -53,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--encoding", choices=("png", "webp"), default="png", help="PNG (default) or lossless WebP")
     what.add_argument("--shard-size", metavar="N", type=positive, default=4096,
                       help="images per shard, the piece of work of a process (default 4096)")
-    what.add_argument("--model", metavar="NAME", default="robohash32",
-                      help="a model's name or folder (default robohash32)")
+    add_model_argument(what)
     what.add_argument("--batch-size", metavar="N", type=positive, default=16,
                       help="images made at once (default 16)")
     what.add_argument("--threads", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")
@@ -66,21 +64,16 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     import fpgan
-    from fpgan.cli.options import instances
     from fpgan.generation.generate import generate_set
     from fpgan.generation.manifest import check_arguments
 
-    share = share_of(args)
+    process = process_of(args)
     check_arguments(args.per_user, args.seed, args.container, args.encoding, args.batch_size, args.shard_size)
     model = fpgan.load(args.model)
-    users, bits = instances(model.n_bits, fingerprint=args.fingerprint, users=args.user, users_file=args.users,
-                            path=args.registry, key_file=args.key_file, issue_new=args.issue)
-    outcome = generate_set(model, users, bits, args.out, per_user=args.per_user, seed=args.seed, container=args.container,
-                           encoding=args.encoding, batch_size=args.batch_size, shard_size=args.shard_size, share=share,
-                           workers=args.threads, progress=progress_line("generate"),
-                           report=lambda line: print(f"fpgan generate: {share}: {line}", file=sys.stderr))
-    print(f"{outcome.made} images made, {outcome.total - outcome.made} were there" +
-          (f" ({share}, of {outcome.set_total} images)" if share.count > 1 else "") +
-          (f"; {outcome.missing_shards} shards of other processes are not finished" if outcome.missing_shards else
-           f"; the set is complete: {args.out}"))
+    outcome = generate_set(model, registry_of(args, model.n_bits), args.out, per_user=args.per_user, seed=args.seed,
+                           container=args.container, encoding=args.encoding, batch_size=args.batch_size,
+                           shard_size=args.shard_size, process=process, workers=args.threads,
+                           progress=progress_line("generate"),
+                           report=lambda line: print(f"fpgan generate: {process}: {line}", file=sys.stderr))
+    print(closing_line(outcome, process, "made", "shards", f"the set is complete: {args.out}"))
     return 0

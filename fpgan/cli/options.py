@@ -4,99 +4,106 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fpgan.cli.terminal import not_negative, positive
 from fpgan.errors import FpganError
+from fpgan.model import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fpgan.attribution.registry import Registry
+    from fpgan.distributed.environment import Process
+
+
+def add_model_argument(parser: argparse._ActionsContainer, help: str = "a model's name or folder") -> None:
+    """Declares --model."""
+    parser.add_argument("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"{help} (default {DEFAULT_MODEL})")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares --process-id and --num-processes."""
     several = parser.add_argument_group("several processes, each with the same command")
     several.add_argument("--process-id", metavar="I", type=not_negative,
-                         help="which one this is, from 0 (default: FPGAN_PROCESS_ID, or what srun says)")
+                         help="which one this is, from 0 (default: FPGAN_PROCESS_ID, or what the scheduler says)")
     several.add_argument("--num-processes", metavar="N", type=positive,
-                         help="how many there are (default: FPGAN_NUM_PROCESSES, or what srun says)")
+                         help="how many there are (default: FPGAN_NUM_PROCESSES, or what the scheduler says)")
 
 
-def share_of(args: argparse.Namespace):
-    """Returns this process's share, a `fpgan.distributed.environment.Share`."""
-    from fpgan.distributed.environment import process_share
+def process_of(args: argparse.Namespace) -> Process:
+    """Finds out which process this is, see `detect_process`."""
+    from fpgan.distributed.environment import detect_process
 
-    return process_share(args.process_id, args.num_processes)
+    return detect_process(args.process_id, args.num_processes)
 
 
-def open_registry(n_bits: int, path: str | os.PathLike | None = None,
-                  key_file: str | os.PathLike | None = None, users: Iterable[str] = ()) -> Registry:
-    """Opens a registry file, or derives a registry from a key file: exactly one of the two.
+def add_instance_arguments(parser: argparse._ActionsContainer, *, new: bool) -> None:
+    """Declares by what instances are named; see `registry_of`.
 
     Args:
-      n_bits: length of the fingerprints, that of the model.
-      path: a registry file.
-      key_file: a provider's key, see `read_key`.
-      users: the users to take; none means all of a registry file, and with a key they have to be named.
+      parser: or a group of it.
+      new: whether they may also be new: --fingerprint and --issue.
     """
-    from fpgan.attribution.csv_store import read
-    from fpgan.attribution.key_store import read_key
-    from fpgan.attribution.registry import issue
+    parser.add_argument("--registry", metavar="CSV", help="the registry: a CSV file with user,fingerprint")
+    parser.add_argument("--key-file", metavar="FILE",
+                        help="a provider's secret key (hexadecimal digits or raw bytes) instead")
+    parser.add_argument("--user", metavar="ID", action="append", default=[],
+                        help="a user id: this one alone; may be repeated")
+    parser.add_argument("--users", metavar="FILE", help="more of them, one per line; or a file that is the registry")
+    if not new:
+        parser.set_defaults(fingerprint=None, issue=False)
+        return
+    parser.add_argument("--fingerprint", metavar="HEX", help="a fingerprint in hexadecimal digits, instead of all else")
+    parser.add_argument("--issue", action="store_true",
+                        help="give users who are not in the registry a random fingerprint, and add them to it")
 
-    if (path is None) == (key_file is None):
-        raise FpganError("expected either a registry (--registry) or a provider's key (--key-file)")
-    users = tuple(users)
-    if path is not None:
-        whole = read(path, n_bits)
-        return whole.select(users) if users else whole
-    if not users:
-        raise FpganError("with a provider's key the users have to be named; give --users FILE or --user ID")
-    return issue(users, n_bits, read_key(key_file))
 
-
-def instances(n_bits: int, *, fingerprint: str | None = None, users: Sequence[str] = (),
-              users_file: str | os.PathLike | None = None, path: str | os.PathLike | None = None,
-              key_file: str | os.PathLike | None = None,
-              issue_new: bool = False) -> tuple[tuple[str | None, ...], np.ndarray]:
+def registry_of(args: argparse.Namespace, n_bits: int) -> Registry:
     """Finds the model instances that somebody asks for by name, by key or by fingerprint.
 
     Args:
+      args: the options of `add_instance_arguments`.
       n_bits: length of the fingerprints, that of the model.
-      fingerprint: hexadecimal digits of a single one, instead of all else.
-      users: user ids; none means all of the registry.
-      users_file: more of them, one per line; or, without `path` and `key_file`, the registry file.
-      path: a registry file.
-      key_file: a provider's key, instead of a registry file.
-      issue_new: issue random fingerprints to users who are not in the registry file, and add them to it.
 
     Returns:
-      U user ids (None for a bare fingerprint) and their fingerprints, uint8 [U, n_bits].
+      The users who are named, or all of the registry; of a bare fingerprint the user is None.
 
     Raises:
-      FpganError: the arguments do not go together, or name somebody who is not there.
+      FpganError: the options do not go together, or name somebody who is not there.
     """
-    from fpgan.attribution.csv_store import is_registry, issue_missing, read_users
-    from fpgan.fingerprint import as_bits
+    from fpgan.attribution.csv_store import read_users
+    from fpgan.attribution.registry import Registry
+    from fpgan.attribution.stores import is_registry, open_store
+    from fpgan.fingerprint import Fingerprint
 
-    if users_file is not None and is_registry(users_file):
-        if path is not None or key_file is not None:
-            raise FpganError(f"{os.fspath(users_file)} holds fingerprints; leave out --registry and --key-file, or give a "
+    users, path = list(args.user), args.registry
+    if args.users is not None and is_registry(args.users):
+        if path is not None or args.key_file is not None:
+            raise FpganError(f"{os.fspath(args.users)} holds fingerprints; leave out --registry and --key-file, or give a "
                              "file of user ids, one per line")
-        path = users_file
-    elif users_file is not None:
-        users = [*users, *read_users(users_file)]
-    if issue_new and (fingerprint is not None or key_file is not None):
+        path = args.users
+    elif args.users is not None:
+        users += read_users(args.users)
+    _refuse_contradictions(args, path, users)
+    if args.fingerprint is not None:
+        return Registry.single(Fingerprint.from_hex(args.fingerprint, n_bits))
+    store = open_store(path, args.key_file, n_bits)
+    if args.issue:
+        return store.issue(users)
+    return store.select(users) if users else store.registry()
+
+
+def _refuse_contradictions(args: argparse.Namespace, path: str | None, users: list[str]) -> None:
+    """Raises FpganError for options that do not go together, or too few of them."""
+    if args.issue and (args.fingerprint is not None or args.key_file is not None):
         raise FpganError("--issue draws random fingerprints and goes with --registry alone; leave out --issue, or "
-                         f"leave out {'--fingerprint' if key_file is None else '--key-file'}")
-    if fingerprint is not None:
-        if users or path is not None or key_file is not None:
+                         f"leave out {'--fingerprint' if args.key_file is None else '--key-file'}")
+    if args.fingerprint is not None:
+        if users or path is not None or args.key_file is not None:
             raise FpganError("expected either a fingerprint or users, not both")
-        return (None,), as_bits(fingerprint, n_bits)
-    if issue_new and (path is None or not users):
+        return
+    if args.issue and (path is None or not users):
         raise FpganError("to issue fingerprints, name the users (--user, --users) and their --registry")
-    registry = (issue_missing(path, users, n_bits).select(users) if issue_new else
-                open_registry(n_bits, path, key_file, users))
-    return registry.users, registry.bits
+    if (path is None) == (args.key_file is None):
+        raise FpganError("expected either a registry (--registry) or a provider's key (--key-file)")
+    if args.key_file is not None and not users:
+        raise FpganError("with a provider's key the users have to be named; give --users FILE or --user ID")

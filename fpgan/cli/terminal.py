@@ -78,6 +78,21 @@ def finish(command: str, counts, strict: bool) -> int:
     return int(bool(counts.failed and (strict or not counts.read)))
 
 
+def closing_line(outcome, process, done: str, pieces: str, complete: str) -> str:
+    """Says what a process did of work in shards.
+
+    Args:
+      outcome: a `fpgan.distributed.work.Outcome`.
+      process: this one.
+      done: what was done with the images, such as "made".
+      pieces: what the shards are called.
+      complete: what to say when nothing is missing.
+    """
+    share = f" ({process}, of {outcome.total} images)" if process.count > 1 else ""
+    rest = f"{outcome.missing} {pieces} of other processes are not finished" if outcome.missing else complete
+    return f"{outcome.made} images {done}, {outcome.present} were there{share}; {rest}"
+
+
 def verdict_table(stream, name_width: int = 40) -> Callable:
     """Returns a sink of rows that prints them in columns; long file names lose their head."""
     print(f"{'file':<{name_width}}  {'matches':>9}  {'log10 p':>8}  verdict", file=stream)

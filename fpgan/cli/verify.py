@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fpgan.cli.options import add_model_argument
 from fpgan.cli.terminal import not_negative, positive, progress_line
 
 EXAMPLE = """\
@@ -35,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="what fpgan generate wrote")
     parser.add_argument("--decode", metavar="N", type=not_negative, default=0,
                         help="read the fingerprints in N images, drawn at random (default 0)")
-    parser.add_argument("--model", metavar="NAME", default="robohash32",
-                        help="the model that made the set, for --decode (default robohash32)")
+    add_model_argument(parser, "the model that made the set, for --decode")
     parser.add_argument("--fpr", "--false-positive-rate", metavar="RATE", type=float, default=1e-6,
                         help="of an image with another fingerprint, that it counts as matching (default 1e-6)")
     parser.add_argument("--seed", metavar="S", type=not_negative, help="of the drawing (default: another one each time)")

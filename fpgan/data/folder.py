@@ -15,6 +15,7 @@ import numpy as np
 from fpgan.errors import FpganError
 from fpgan.io.images import crop_and_resize, read_image
 from fpgan.io.listing import EXTENSIONS
+from fpgan.io.provenance import cpu_count
 
 _CHUNK = 64  # files in memory at once
 _MAX_ENCODED = 2**28  # bytes of one file in a zip: more than any photo, less than what would fill the memory
@@ -98,7 +99,7 @@ def read_own_images(listing, resolution, crop):
             read = functools.partial(_read_file, listing.path)
         else:
             read = functools.partial(_read_member, stack.enter_context(_open_zip(listing.path)))
-        pool = stack.enter_context(futures.ThreadPoolExecutor(os.cpu_count()))
+        pool = stack.enter_context(futures.ThreadPoolExecutor(cpu_count()))
         for start in range(0, len(listing.images), _CHUNK):
             names = listing.images[start:start + _CHUNK]
             yield from pool.map(functools.partial(_read_item, read, resolution, crop), names)

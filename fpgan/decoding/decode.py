@@ -1,30 +1,88 @@
 """From image files to rows: which fingerprint an image carries, how sure the decoder is, and whose it is.
 
-Files are read in threads a few batches ahead of the decoder, and rows leave in the order of the files, so a
-folder of any size needs little memory. A file that cannot be read becomes a row that says why; the others are
-done.
+A `DecodeJob` is the whole of it: `run` passes a row for each image to sinks, such as a table on the terminal, a file of
+rows, or each part of a folder of them (`fpgan.decoding.shards`). Files are read in threads a few batches ahead of the
+decoder, and rows leave in the order of the files, so a folder of any size needs little memory. A file that cannot be read
+becomes a row that says why; the others are done.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fpgan.attribution.registry import Registry
-from fpgan.attribution.verdict import attribute
-from fpgan.decoding.rows import Row
+from fpgan.attribution.verdict import attribute, explain
+from fpgan.decoding.rows import Counts, Row, write_rows
 from fpgan.errors import FpganError
 from fpgan.io.images import read_image
 from fpgan.io.listing import Source, contents_of, image_sources
 
 _BATCHES_AHEAD = 4
 _ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """What is asked about images, and how to read them.
+
+    Attributes:
+      model: the Model that decodes them.
+      registry: the users to compare with; None if only the bits are asked for.
+      false_positive_rate: see `fpgan.attribution.attribute`.
+      batch_size: images per call of the compiled program.
+      workers: threads that read files.
+    """
+
+    model: object
+    registry: Registry | None = None
+    false_positive_rate: float = 1e-6
+    batch_size: int = 64
+    workers: int = 8
+
+    @property
+    def evenness_threshold(self) -> float | None:
+        """The model's own; None where it was exported without."""
+        return self.model.info.get("evenness_threshold")
+
+    def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
+        """Yields what is known about each image that `image_sources` has found, in order."""
+        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers)
+        if self.registry is None:
+            return rows
+        return attribute_rows(rows, self.registry, self.false_positive_rate, self.evenness_threshold)
+
+    def run(self, sources: Iterable[Source], sinks: Iterable[Callable[[Row], None]] = ()) -> Counts:
+        """Passes a row for each image to each sink, and counts."""
+        return write_rows(self.rows(sources), *sinks)
+
+    def meaning(self) -> str | None:
+        """Says in a few lines what the verdicts mean; None without a registry.
+
+        Raises:
+          FpganError: there can be none: no users, or a rate that no match reaches.
+        """
+        if self.registry is None:
+            return None
+        return explain(self.registry, self.false_positive_rate, self.evenness_threshold)
+
+    def settings(self) -> dict:
+        """Returns all of it that decides the rows, as plain values."""
+        settings = {"model": self.model.hash, "batch_size": self.batch_size}
+        if self.registry is None:
+            return settings
+        users = "\n".join(user or "" for user in self.registry.users).encode()
+        digest = hashlib.sha256(users + b"\0" + self.registry.packed.tobytes())
+        return settings | {"users": len(self.registry), "registry_sha256": digest.hexdigest(),
+                           "false_positive_rate": self.false_positive_rate,
+                           "evenness_threshold": self.evenness_threshold}
 
 
 def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fpgan.attribution.verdict import Verdict, evenness
+from fpgan.fingerprint import Fingerprint
 from fpgan.io.tables import table_file
 
 # The types of a row's columns, see `fpgan.io.tables.table_file`; what is not here is a string.
@@ -37,8 +38,8 @@ class Row:
 
     @property
     def fingerprint(self) -> str:
-        """The bits read (logit > 0), in hexadecimal digits."""
-        return np.packbits(self.logits > 0).tobytes().hex()[:-(-len(self.logits) // 4)]
+        """The bits read (logit > 0), in hexadecimal digits: the verdict's, where there is one."""
+        return self.verdict.fingerprint if self.verdict else Fingerprint.from_bits(self.logits > 0).hex
 
     @property
     def confidence(self) -> float:

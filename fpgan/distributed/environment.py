@@ -1,150 +1,41 @@
-"""How the processes of a job find each other: by flags, by variables, or through the scheduler that started them."""
+"""Which process of which job this is: by flags, by variables, or through the scheduler that started it."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fpgan.errors import FpganError
 
 PATIENCE = 300  # seconds that a process waits for the others to start
 _GIVEN = {"--coordinator": "FPGAN_COORDINATOR", "--num-processes": "FPGAN_NUM_PROCESSES", "--process-id": "FPGAN_PROCESS_ID"}
-_NUMBERS = ("FPGAN_PROCESS_ID", "FPGAN_NUM_PROCESSES")
-_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A process's place in a job.
-
-    Attributes:
-      address: host:port at which process 0 waits for the others.
-      count: how many processes the job has, at least 2.
-      process: this one's number, in [0, count).
-      devices: the numbers of this host's devices that are this process's; None: all that it sees.
-    """
-
-    address: str
-    count: int
-    process: int
-    devices: tuple[int, ...] | None = None
-
-
-def find_place(coordinator: str | None = None, num_processes: int | None = None,
-               process_id: int | None = None) -> Place | None:
-    """Says which process of which job this is.
-
-    What is given counts most: these arguments, or for those that are None the variables FPGAN_COORDINATOR,
-    FPGAN_NUM_PROCESSES and FPGAN_PROCESS_ID. Otherwise the environment is searched for a job of more than one process
-    (see `scheduled`). FPGAN_DISTRIBUTED=off leaves out this search; with FPGAN_DISTRIBUTED=auto it has to find a job.
-
-    Returns:
-      The place; None in a job of one process.
-
-    Raises:
-      FpganError: if the three are given in part or make no sense, or the scheduler's job cannot be joined.
-    """
-    search = os.environ.get("FPGAN_DISTRIBUTED", "")
-    if search not in ("", "auto", "off"):
-        raise FpganError(f"FPGAN_DISTRIBUTED is {search!r}; expected auto or off")
-    values = [os.environ.get(name) or None if value is None else value
-              for name, value in zip(_GIVEN.values(), (coordinator, num_processes, process_id), strict=True)]
-    if any(value is not None for value in values):
-        return _given(*values)
-    place = None if search == "off" else scheduled()
-    if search == "auto" and place is None:
-        raise FpganError("FPGAN_DISTRIBUTED=auto, but the environment shows no job of several processes; expected Slurm, "
-                         "Open MPI, a TPU pod or a Kubernetes Job with an index, or else " + ", ".join(_GIVEN))
-    return place
-
-
-def _given(coordinator, num_processes, process_id) -> Place | None:
-    """Checks what flags or variables say."""
-    values = dict(zip(_GIVEN, (coordinator, num_processes, process_id), strict=True))
-    missing, present = ([f"{flag} ({_GIVEN[flag]})" for flag, value in values.items() if (value is None) == is_missing]
-                        for is_missing in (True, False))
-    if missing:
-        raise FpganError(f"{' and '.join(present)} given without {' and '.join(missing)}; expected all three or none")
-    try:
-        count, process = int(num_processes), int(process_id)
-    except ValueError:
-        raise FpganError(f"--num-processes is {num_processes!r} and --process-id {process_id!r}; "
-                         "expected whole numbers") from None
-    if not 0 <= process < count:
-        raise FpganError(f"--process-id is {process} of {count} processes; expected 0 to {count - 1}")
-    if not re.fullmatch(r"\S+:\d+", coordinator):
-        raise FpganError(f"--coordinator is {coordinator!r}; expected HOST:PORT of process 0, such as node1:9911")
-    return Place(coordinator, count, process) if count > 1 else None
-
-
-def scheduled() -> Place | None:
-    """The place that a scheduler gave to this process; None without one, or in a job of one process.
-
-    JAX's own detection finds Open MPI, Slurm, TPU pods and Kubernetes. Two things are left out of it: a Slurm step of one
-    task (a shell in an allocation of many tasks would wait for tasks that nobody starts), and a Kubernetes pod without an
-    index. A process alone on its host gets all of the host's devices, not only the first.
-
-    Raises:
-      FpganError: if there is a job of several processes, but not where its process 0 waits.
-    """
-    from jax._src.clusters import ClusterEnv  # what jax.distributed goes through itself; it has no public name
-
-    job = next((kind for kind in ClusterEnv._cluster_types
-                if not kind.opt_in_only_method and _possible(kind.__name__) and kind.is_env_present()), None)
-    if job is None:
-        if int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-            raise FpganError("Open MPI started several processes, but does not say where they can meet (versions up to 4 "
-                             "do); give --coordinator HOST:PORT --num-processes $OMPI_COMM_WORLD_SIZE --process-id "
-                             "$OMPI_COMM_WORLD_RANK, or set FPGAN_DISTRIBUTED=off for separate runs")
-        return None
-    try:
-        count = job.get_process_count()
-        if count == 1:
-            return None
-        port = os.environ.get("JAX_COORDINATOR_PORT")
-        address = job.get_coordinator_address(timeout_secs=PATIENCE, override_coordinator_port=port)
-        return Place(address, count, job.get_process_id(), _own_devices(job.get_local_process_id()))
-    except (RuntimeError, LookupError, ValueError, OSError) as error:
-        raise FpganError(f"{job.__name__}: the processes of this job cannot be found ({type(error).__name__}: {error}); "
-                         f"name them with {', '.join(_GIVEN)}, or set FPGAN_DISTRIBUTED=off to run alone") from error
-
-
-def _possible(kind: str) -> bool:
-    """Whether the environment is that of one process among several, as far as JAX's own test does not look."""
-    if kind == "SlurmCluster":
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    if kind == "K8sCluster":
-        return "JOB_COMPLETION_INDEX" in os.environ
-    return True
-
-
-def _own_devices(local_process: int | None) -> tuple[int, ...] | None:
-    """One GPU for each of several processes of a host, unless the scheduler shows each process only its own."""
-    tasks = re.sub(r"\(x\d+\)", "", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # such as 2(x3),1
-    alone = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or set(tasks.split(",")) == {"1"}
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if local_process is None or alone or "JAX_LOCAL_DEVICE_IDS" in os.environ or (shown and "," not in shown):
-        return None
-    return (local_process,)
+_COUNTED = {  # JAX's name of a scheduler whose variables are enough -> its own name, variables of number and count
+    "OmpiCluster": ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "SlurmCluster": ("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+}
 
 
 @dataclass(frozen=True)
-class Share:
-    """One process's part of the shards.
+class Process:
+    """One process of a job.
 
     Attributes:
       index: number of this process, from 0.
       count: how many processes there are.
+      coordinator: host:port at which process 0 waits for the others; None if that was not asked, or nobody else is there.
+      devices: the numbers of this host's devices that are this process's; None: all that it sees.
     """
 
     index: int = 0
     count: int = 1
+    coordinator: str | None = None
+    devices: tuple[int, ...] | None = None
 
     def shards(self, total: int) -> range:
-        """The numbers of this process's shards, of `total` in all."""
+        """Returns the numbers of this process's shards, of `total` in all."""
         return range(self.index, total, self.count)
 
     def refuse_several(self, expected: str) -> None:
@@ -156,38 +47,131 @@ class Share:
         return f"process {self.index} of {self.count}"
 
 
-def process_share(index: int | None = None, count: int | None = None, environment: Mapping[str, str] = os.environ) -> Share:
-    """Finds out which process this is.
+def detect_process(process_id: int | None = None, num_processes: int | None = None, coordinator: str | None = None, *,
+                   meeting: bool = False) -> Process:
+    """Finds out which process of which job this is; the one answer for training, sets and reading.
+
+    What is given counts most: these arguments, or for those that are None the variables FPGAN_PROCESS_ID,
+    FPGAN_NUM_PROCESSES and FPGAN_COORDINATOR. Otherwise the environment is searched for a job of more than one process:
+    Slurm, Open MPI, a TPU pod, an indexed Kubernetes Job. FPGAN_DISTRIBUTED=off leaves out this search; with
+    FPGAN_DISTRIBUTED=auto it has to find a job.
 
     Args:
-      index: given by the user, together with `count`; else FPGAN_PROCESS_ID and FPGAN_NUM_PROCESSES count, else what
-        Slurm tells the tasks that srun starts (SLURM_PROCID and SLURM_STEP_NUM_TASKS; a batch script has a SLURM_PROCID,
-        too, but is one process, however many it asked for), else this process is the only one.
-      count: how many processes there are.
-      environment: the variables.
+      process_id: this process's number, in [0, num_processes).
+      num_processes: how many processes there are.
+      coordinator: HOST:PORT of process 0.
+      meeting: whether the processes will talk to each other, so that coordinator and devices have to be known; without it
+        both stay None, and `coordinator` is not looked at.
+
+    Returns:
+      The process; Process(0, 1) in a job of one.
 
     Raises:
-      FpganError: only one of the two is known, or they are no process number below a number of processes.
+      FpganError: if what is given is incomplete or makes no sense, or the scheduler's job cannot be joined.
     """
-    if index is not None or count is not None:
-        return _checked(index, count, "--process-id and --num-processes")
-    if any(environment.get(name) for name in _NUMBERS):
-        return _checked(*(environment.get(name) for name in _NUMBERS), " and ".join(_NUMBERS))
-    if environment.get(_SLURM[1]):
-        return _checked(*(environment.get(name) for name in _SLURM), " and ".join(_SLURM))
-    return Share()
+    search = os.environ.get("FPGAN_DISTRIBUTED", "")
+    if search not in ("", "auto", "off"):
+        raise FpganError(f"FPGAN_DISTRIBUTED is {search!r}; expected auto or off")
+    values = {flag: os.environ.get(name) or None if value is None else value
+              for (flag, name), value in zip(_GIVEN.items(), (coordinator, num_processes, process_id), strict=True)}
+    if not meeting:
+        del values["--coordinator"]
+    if any(value is not None for value in values.values()):
+        return _given(values)
+    process = Process() if search == "off" else _scheduled(meeting)
+    if search == "auto" and process.count == 1:
+        raise FpganError("FPGAN_DISTRIBUTED=auto, but the environment shows no job of several processes; expected Slurm, "
+                         "Open MPI, a TPU pod or a Kubernetes Job with an index, or else " + ", ".join(values))
+    return process
 
 
-def cpu_count() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _given(values: dict[str, int | str | None]) -> Process:
+    """Checks what flags or variables say: flag -> value."""
+    missing, present = ([f"{flag} ({_GIVEN[flag]})" for flag, value in values.items() if (value is None) == is_missing]
+                        for is_missing in (True, False))
+    if missing:
+        raise FpganError(f"{' and '.join(present)} given without {' and '.join(missing)}; expected all of them or none")
+    process = _numbered(values["--process-id"], values["--num-processes"], "--process-id", "--num-processes")
+    address = values.get("--coordinator")
+    if address is not None and not re.fullmatch(r"\S+:\d+", address):
+        raise FpganError(f"--coordinator is {address!r}; expected HOST:PORT of process 0, such as node1:9911")
+    return Process(process.index, process.count, address) if process.count > 1 else Process()
 
 
-def _checked(index, count, told: str) -> Share:
+def _numbered(index, count, index_name: str, count_name: str) -> Process:
+    """Checks a process number and a number of processes, which came by these names."""
     try:
-        share = Share(int(index), int(count))
+        process = Process(int(index), int(count))
     except (TypeError, ValueError):
-        raise FpganError(f"{told} are {index!r} and {count!r}; expected two whole numbers") from None
-    if not 0 <= share.index < share.count:
-        raise FpganError(f"{told} are {index} and {count}; expected a process number from 0 to the number of processes - 1")
-    return share
+        raise FpganError(f"{index_name} is {index!r} and {count_name} {count!r}; expected whole numbers") from None
+    if not 0 <= process.index < process.count:
+        raise FpganError(f"{index_name} is {process.index} of {process.count} processes; expected 0 to {process.count - 1}")
+    return process
+
+
+def _scheduled(meeting: bool) -> Process:
+    """Finds the process that a scheduler made this; Process() without one, or in a job of one process.
+
+    Variables of Open MPI and Slurm say number and count in themselves; TPU pods, Kubernetes, and where process 0 waits are
+    found by JAX's own detection. A Slurm step of one task (a shell in an allocation of many tasks would wait for tasks that
+    nobody starts) and a Kubernetes pod without an index are no such job.
+
+    Raises:
+      FpganError: if there is a job of several processes, but not what it takes to be one of them.
+    """
+    for kind, (name, index, count) in _COUNTED.items():
+        if os.environ.get(count, "1") != "1":
+            process = _numbered(os.environ.get(index), os.environ[count], index, count)
+            return _met(_cluster(kind), name, process) if meeting else process
+    job = _cluster("GkeTpuCluster", "GceTpuCluster", *["K8sCluster"] * ("JOB_COMPLETION_INDEX" in os.environ))
+    if job is None:
+        return Process()
+    with _telling(job.__name__):
+        index, count = job.get_process_id(), job.get_process_count()
+    if count == 1:
+        return Process()
+    process = _numbered(index, count, "the number of this process", "their count")
+    return _met(job, job.__name__, process) if meeting else process
+
+
+def _cluster(*names: str):
+    """Finds the first of JAX's kinds of clusters with one of these names that this environment is; None without one."""
+    from jax._src.clusters import ClusterEnv  # what jax.distributed goes through itself; it has no public name
+
+    return next((kind for kind in ClusterEnv._cluster_types if kind.__name__ in names and kind.is_env_present()), None)
+
+
+def _met(job, name: str, process: Process) -> Process:
+    """Adds where the processes of a job meet, and which devices are this one's.
+
+    A process alone on its host gets all of the host's devices, not only the first.
+    """
+    if job is None:
+        raise FpganError(f"{name} started several processes, but does not say where they can meet"
+                         f"{' (versions up to 4 do)' * (name == 'Open MPI')}; give --coordinator HOST:PORT --num-processes "
+                         f"{process.count} --process-id {process.index} and so on, or set FPGAN_DISTRIBUTED=off for "
+                         "separate runs")
+    with _telling(name):
+        address = job.get_coordinator_address(timeout_secs=PATIENCE,
+                                              override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"))
+        return Process(process.index, process.count, address, _own_devices(job.get_local_process_id()))
+
+
+@contextlib.contextmanager
+def _telling(name: str) -> Iterator[None]:
+    """Turns what goes wrong with JAX's detection into a FpganError that says how to do without."""
+    try:
+        yield
+    except (RuntimeError, LookupError, ValueError, OSError) as error:
+        raise FpganError(f"{name}: the processes of this job cannot be found ({type(error).__name__}: {error}); "
+                         f"name them with {', '.join(_GIVEN)}, or set FPGAN_DISTRIBUTED=off to run alone") from error
+
+
+def _own_devices(local_process: int | None) -> tuple[int, ...] | None:
+    """Returns one GPU for each of several processes of a host, unless the scheduler shows each process only its own."""
+    tasks = re.sub(r"\(x\d+\)", "", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # such as 2(x3),1
+    alone = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or set(tasks.split(",")) == {"1"}
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if local_process is None or alone or "JAX_LOCAL_DEVICE_IDS" in os.environ or (shown and "," not in shown):
+        return None
+    return (local_process,)

@@ -17,7 +17,7 @@ from jax._src import distributed  # for the key-value store that the processes s
 from jax.experimental import multihost_utils
 
 from fpgan.distributed.devices import AXIS
-from fpgan.distributed.environment import PATIENCE, Place, find_place
+from fpgan.distributed.environment import PATIENCE, Process, detect_process
 from fpgan.distributed.process_group import Fleet, Hub, listen
 from fpgan.errors import FpganError
 from fpgan.io.files import reason
@@ -33,7 +33,7 @@ def together(name: str, coordinator: str | None = None, num_processes: int | Non
 
     Args:
       name: of the command, for the message.
-      coordinator, num_processes, process_id: see environment.find_place.
+      coordinator, num_processes, process_id: see environment.detect_process.
 
     Raises:
       FpganError: if the processes are named in part, or do not find each other.
@@ -41,7 +41,7 @@ def together(name: str, coordinator: str | None = None, num_processes: int | Non
     def say(text):
         print(f"{name}: error: {text}", file=sys.stderr, flush=True)
 
-    initialize(say, find_place(coordinator, num_processes, process_id))
+    initialize(say, detect_process(process_id, num_processes, coordinator, meeting=True))
     try:
         yield
     except BaseException as error:
@@ -52,31 +52,31 @@ def together(name: str, coordinator: str | None = None, num_processes: int | Non
         _fleet.meet(last=True)
 
 
-def initialize(say: Callable[[str], None], place: Place | None) -> None:
+def initialize(say: Callable[[str], None], process: Process) -> None:
     """Joins the other processes of a job, where there are any: JAX's runtime, and the fleet that watches over them.
 
     To be called before anything touches a device. If the others cannot be joined, the process ends.
 
     Args:
       say: is given the message with which a run ends.
-      place: this process's; None in a job of one process.
+      process: this one.
     """
     global _fleet
-    if place is None or _fleet:
+    if process.count == 1 or _fleet:
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from preemption.py
-    too_late = f"for {PATIENCE} seconds, not all {place.count} processes came"
-    patience = threading.Timer(PATIENCE, _give_up, (say, place, too_late))  # JAX would abort without saying so
+    too_late = f"for {PATIENCE} seconds, not all {process.count} processes came"
+    patience = threading.Timer(PATIENCE, _give_up, (say, process, too_late))  # JAX would abort without saying so
     patience.daemon = True
     patience.start()
     try:
-        if place.process == 0:
-            listen(int(place.address.rsplit(":", 1)[1])).close()  # JAX crashes where the port is in use
-        jax.distributed.initialize(place.address, place.count, place.process, place.devices,
+        if process.index == 0:
+            listen(int(process.coordinator.rsplit(":", 1)[1])).close()  # JAX crashes where the port is in use
+        jax.distributed.initialize(process.coordinator, process.count, process.index, process.devices,
                                    cluster_detection_method="deactivate", initialization_timeout=PATIENCE + 60)
-        _fleet = _join_fleet(say, place)
+        _fleet = _join_fleet(say, process)
     except (RuntimeError, OSError) as error:
-        _give_up(say, place, reason(error))
+        _give_up(say, process, reason(error))
     _fleet.meet({"fpgan": __version__, "jax": jax.__version__})
     patience.cancel()
     # CPU processes have 30 seconds to connect to each other, one device for each or all: now, while they are all here.
@@ -92,22 +92,22 @@ def fleet() -> Fleet | None:
 _fleet: Fleet | None = None
 
 
-def _join_fleet(say, place: Place) -> Fleet:
+def _join_fleet(say, process: Process) -> Fleet:
     """Connects to process 0, whose address goes through the key-value store of JAX's coordinator."""
-    store, host = distributed.global_state.client, place.address.rsplit(":", 1)[0]
+    store, host = distributed.global_state.client, process.coordinator.rsplit(":", 1)[0]
     hub = None
-    if place.process == 0:
+    if process.index == 0:
         token = secrets.token_hex(16)
-        hub = Hub(place.count, token)
+        hub = Hub(process.count, token)
         store.key_value_set("fpgan/fleet", json.dumps([hub.port, token]))
     port, token = json.loads(store.blocking_key_value_get("fpgan/fleet", PATIENCE * 1000))
-    return Fleet((host.strip("[]"), port), token, place.process, say, hub)
+    return Fleet((host.strip("[]"), port), token, process.index, say, hub)
 
 
-def _give_up(say, place: Place, why: str) -> NoReturn:
+def _give_up(say, process: Process, why: str) -> NoReturn:
     """Ends a process that did not find the others; a regular end would make JAX wait for them once more."""
-    say(f"process {place.process} cannot meet the others at {place.address} ({why}); expected the same command in each of "
-        f"{place.count} processes, and an address of process 0 that all of them reach and no other program uses")
+    say(f"process {process.index} cannot meet the others at {process.coordinator} ({why}); expected the same command in "
+        f"each of {process.count} processes, and an address of process 0 that all of them reach and no other program uses")
     os._exit(2)
 
 

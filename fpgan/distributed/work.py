@@ -1,4 +1,4 @@
-"""Work in shards for processes that do not talk to each other: whose shard is which, and who is at work on it.
+"""Work in shards for processes that do not talk to each other: who is at work on a shard, and one loop over them.
 
 Process p of N has the shards p, p + N, p + 2 N, ... A shard that is being made has a file, its claim, that the process
 at work holds locked (flock). The lock ends with the process, however that ends, so another one can go on; and processes
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.io.files import create_file, lock, read_json, reason, writing
+from fpgan.io.files import create_file, is_temporary, lock, read_json, reason, writing
 
 _POLL = 1.0  # seconds between looks at a shard that another process holds
 
@@ -111,6 +112,77 @@ def wait_for_claim(path: str | os.PathLike, finished: Callable[[], bool]) -> Cla
     return None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a process did.
+
+    Attributes:
+      made: images of its share that it made, or read.
+      present: those of its share that were there.
+      total: images in all shards.
+      missing: shards that are not finished: other processes are making them, or were killed.
+    """
+
+    made: int
+    present: int
+    total: int
+    missing: int
+
+
+def run_shards(shards: Iterable[int], make_many: Callable[[Iterator[tuple[int, Claim]]], None], *,
+               claim_path: Callable[[int], Path], is_finished: Callable[[int], bool], report: Callable[[str], None],
+               skip: Callable[[int], None] = lambda shard: None) -> None:
+    """Makes the shards that nobody else is making, and at last waits for those that somebody is.
+
+    Args:
+      shards: their numbers, in the order in which to make them.
+      make_many: makes the shards of an iterator, of each its number and its claim, and releases the claims. It may draw
+        ahead, to work at several shards at a time; it is called once for all that are free, then for each that was not.
+      claim_path: the path of a shard's claim.
+      is_finished: whether a shard needs nothing more.
+      report: is told in a line when this process waits for another.
+      skip: is told which shards were finished already.
+    """
+    held: list[int] = []
+    make_many(_claimed(shards, held, claim_path, is_finished, skip))
+    for shard in held:  # one at a time, with nothing else in hand: two processes may be waiting for each other's
+        report(f"waiting for shard {shard}, which another process is making")
+        taken = wait_for_claim(claim_path(shard), lambda shard=shard: is_finished(shard))
+        if _is_needed(shard, taken, is_finished, skip):
+            make_many(iter([(shard, taken)]))
+
+
+def remove_leftovers(claims: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Removes from work that is complete what killed processes left: claims of finished shards, half-written files."""
+    for path in claims:
+        if path.exists() and (left := claim(path)):
+            left.remove()
+    for folder in folders:
+        for name in filter(is_temporary, os.listdir(folder)):
+            (folder / name).unlink(missing_ok=True)
+
+
 def shard_name(number: int, total: int) -> str:
     """The name of a shard of `total`: "00003-of-00010"; in alphabetical order up to 10^5 shards."""
     return f"{number:05d}-of-{total:05d}"
+
+
+def _claimed(shards: Iterable[int], held: list[int], claim_path, is_finished, skip) -> Iterator[tuple[int, Claim]]:
+    """Claims shards that are not finished; puts those that another process has into `held`."""
+    for shard in shards:
+        if is_finished(shard):
+            skip(shard)
+        elif (taken := claim(claim_path(shard))) is None:
+            held.append(shard)
+        elif _is_needed(shard, taken, is_finished, skip):
+            yield shard, taken
+
+
+def _is_needed(shard: int, taken: Claim | None, is_finished, skip) -> bool:
+    """Whether a shard is this process's to make; one that another process has just finished is not."""
+    if taken and not is_finished(shard):
+        return True
+    if taken:
+        taken.remove()
+    skip(shard)
+    return False

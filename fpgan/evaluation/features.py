@@ -213,8 +213,9 @@ def network_features(weights, images, *, base: str, layer: str, size: int):
     import jax.numpy as jnp
     from jax import lax
 
-    x = images.astype(jnp.float32) * (2 / 255) - 1
-    x = (x - jnp.asarray(_SHIFT)) / jnp.asarray(_SCALE)
+    from fpgan.networks.levels import to_float
+
+    x = (to_float(images) - jnp.asarray(_SHIFT)) / jnp.asarray(_SCALE)
     x = jax.image.resize(x, (x.shape[0], size, size, 3), "linear")  # [N, size, size, 3]
     stride, padding = _FIRST_CONV[base]
     window, index = _POOL_WINDOW[base], 0

@@ -11,51 +11,32 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from fpgan.distributed.environment import Share, cpu_count
-from fpgan.distributed.work import Claim, begin, claim, wait_for_claim
+from fpgan.attribution.registry import Registry
+from fpgan.distributed.environment import Process
+from fpgan.distributed.work import Claim, Outcome, begin, remove_leftovers, run_shards
 from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.generation.shards import KINDS, Shard
-from fpgan.io.files import is_temporary
+from fpgan.io.provenance import cpu_count
 
 IN_FLIGHT = 4  # batches that are generated or encoded at the same time
 _GENERATING = 2  # of them on the device: one computes while another comes back
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a process did.
-
-    Attributes:
-      total: images of its share.
-      made: how many of them it made; the others were there.
-      set_total: images of the whole set.
-      missing_shards: shards of the whole set that are not finished: other processes are making them, or were killed.
-    """
-
-    total: int
-    made: int
-    set_total: int
-    missing_shards: int
-
-
-def generate_set(model, users: Sequence[str | None], fingerprints, folder: str | os.PathLike, *, per_user: int, seed: int,
+def generate_set(model, registry: Registry, folder: str | os.PathLike, *, per_user: int, seed: int,
                  container: str = "files", encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE,
-                 share: Share | None = None, workers: int | None = None,
+                 process: Process | None = None, workers: int | None = None,
                  progress: Callable[[int, int], None] | None = None,
                  report: Callable[[str], None] | None = None) -> Outcome:
     """Generates this process's share of a set of images, going on where earlier processes ended.
 
     Args:
       model: a Model.
-      users: U distinct user ids; None for a fingerprint without a user.
-      fingerprints: U of them, in any form that `as_bits` takes.
+      registry: the instances: distinct users with their fingerprints, or `Registry.single` of a bare fingerprint.
       folder: a new or empty folder, or one that was used with the same arguments; one file system for all processes.
       per_user: images of each instance.
       seed: image k of every instance has the latent seed (seed + k) mod 2^32.
@@ -63,7 +44,7 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
       encoding: "png", or "webp" (lossless).
       batch_size: images per call of the compiled program; equal bytes are promised for equal batch sizes.
       shard_size: images per shard.
-      share: which process of how many this is; the only one by default.
+      process: which one of how many this is; the only one by default.
       workers: threads that encode and write; as many as there are CPU cores by default.
       progress: called with (images done, images in all) of this share.
       report: is told in a line when this process waits for another.
@@ -73,16 +54,18 @@ def generate_set(model, users: Sequence[str | None], fingerprints, folder: str |
         written then.
     """
     folder = Path(folder)
-    what = sample_set(model, users, fingerprints, per_user=per_user, seed=seed, container=container, encoding=encoding,
+    what = sample_set(model, registry, per_user=per_user, seed=seed, container=container, encoding=encoding,
                       batch_size=batch_size, shard_size=shard_size)
-    begin(folder, SETTINGS, what.settings.to_dict())
+    settings = what.settings
+    begin(folder, SETTINGS, settings.to_dict())
+    finished = finished_shards(folder, settings)
     with _threads(workers or cpu_count()) as threads:
-        work = _Work(model, folder, what, share or Share(), threads, progress)
-        work.run(report or (lambda line: None))
-    missing = what.settings.shards - len(finished_shards(folder, what.settings))
+        pipeline = _Pipeline(model, folder, what, (process or Process()).shards(settings.shards), threads, progress)
+        pipeline.run(finished, report or (lambda line: None))
+    missing = settings.shards - len(finished_shards(folder, settings))
     if not missing:
-        _tidy(folder, what)
-    return Outcome(work.total, work.made, what.settings.total, missing)
+        remove_leftovers(map(pipeline.journal, range(settings.shards)), [folder, folder / MANIFEST])
+    return Outcome(pipeline.made, pipeline.total - pipeline.made, settings.total, missing)
 
 
 class _Threads(NamedTuple):
@@ -101,38 +84,35 @@ def _threads(workers: int) -> Iterator[_Threads]:
         yield _Threads(device, encoders, workers, finisher)
 
 
-class _Work:
-    """What one process does for a set."""
+class _Pipeline:
+    """The stages through which one process sends the batches of its shards."""
 
-    def __init__(self, model, folder: Path, what: SampleSet, share: Share, threads: _Threads,
+    def __init__(self, model, folder: Path, what: SampleSet, shards: range, threads: _Threads,
                  progress: Callable[[int, int], None] | None):
         self.model, self.folder, self.what, self.settings, self.threads = model, folder, what, what.settings, threads
-        self.shards = share.shards(self.settings.shards)
-        self.total = sum(len(self.settings.samples(shard)) for shard in self.shards)
+        self.shards = shards
+        self.total = sum(len(self.settings.samples(shard)) for shard in shards)
         self.done = self.made = 0
         self.progress = progress or (lambda done, total: None)
 
-    def run(self, report: Callable[[str], None]) -> None:
-        """Makes all shards of the share that nobody else is making, and at last waits for those that somebody is."""
-        finished = finished_shards(self.folder, self.settings)
+    def run(self, finished: set[int], report: Callable[[str], None]) -> None:
+        """Makes the shards of the share that are not finished."""
         self.done = sum(len(self.settings.samples(shard)) for shard in self.shards if shard in finished)
-        held: list[int] = []
-        self._make(self._claimed([shard for shard in self.shards if shard not in finished], held))
-        for number in held:  # one at a time, with nothing else in hand: two processes may be waiting for each other's
-            report(f"waiting for shard {number}, which another process is making")
-            taken = wait_for_claim(self._journal(number), partial(self._is_finished, number))
-            if taken is None:
-                self._count(len(self.settings.samples(number)), made=0)
-            else:
-                self._make(self._opened(number, taken))
+        run_shards([shard for shard in self.shards if shard not in finished], self._make, claim_path=self.journal,
+                   is_finished=self._is_finished, report=report,
+                   skip=lambda shard: self._count(len(self.settings.samples(shard)), made=0))
 
-    def _make(self, shards: Iterator[Shard]) -> None:
-        """Sends the batches of shards through the stages."""
+    def journal(self, number: int) -> Path:
+        """Returns the path of a shard's journal, which is its claim."""
+        return self.folder / self.settings.journal_file(number)
+
+    def _make(self, claimed: Iterator[tuple[int, Claim]]) -> None:
+        """Sends the batches of claimed shards through the stages, several shards at a time."""
         in_flight: deque[tuple[Shard, range, Future]] = deque()
         finishing: deque[Future] = deque()
         begun: list[Shard] = []
         try:
-            for shard in shards:
+            for shard in self._opened(claimed):
                 begun.append(shard)
                 for numbers in shard.batches():
                     in_flight.append((shard, numbers, self.threads.device.submit(self._generate, shard, numbers)))
@@ -166,30 +146,15 @@ class _Work:
                 finishing.popleft().result()
         self._count(len(numbers), made=len(numbers))
 
-    def _claimed(self, numbers: Sequence[int], held: list[int]) -> Iterator[Shard]:
-        """Claims and opens shards; puts those that another process has into `held`."""
-        for number in numbers:
-            taken = claim(self._journal(number))
-            if taken is None:
-                held.append(number)
-            else:
-                yield from self._opened(number, taken)
-
-    def _opened(self, number: int, taken: Claim) -> Iterator[Shard]:
-        """Opens a claimed shard, unless there is nothing more to generate."""
-        if self._is_finished(number):  # by another process, just before
-            taken.remove()
-            self._count(len(self.settings.samples(number)), made=0)
-            return
-        shard = KINDS[self.settings.container](self.folder, self.what, number, taken)
-        if shard.next == shard.samples.stop:
-            shard.finish()
-        self._count(shard.next - shard.samples.start, made=0)
-        if shard.next < shard.samples.stop:
-            yield shard
-
-    def _journal(self, number: int) -> Path:
-        return self.folder / self.settings.journal_file(number)
+    def _opened(self, claimed: Iterator[tuple[int, Claim]]) -> Iterator[Shard]:
+        """Opens claimed shards; finishes those of which there is nothing more to generate."""
+        for number, taken in claimed:
+            shard = KINDS[self.settings.container](self.folder, self.what, number, taken)
+            if shard.next == shard.samples.stop:
+                shard.finish()
+            self._count(shard.next - shard.samples.start, made=0)
+            if shard.next < shard.samples.stop:
+                yield shard
 
     def _is_finished(self, number: int) -> bool:
         return (self.folder / self.settings.manifest_file(number)).exists() and (
@@ -200,14 +165,3 @@ class _Work:
         self.made += made
         if images:
             self.progress(self.done, self.total)
-
-
-def _tidy(folder: Path, what: SampleSet) -> None:
-    """Removes from a complete set what killed processes left: journals of finished shards, half-written files."""
-    for shard in range(what.settings.shards):
-        journal = folder / what.settings.journal_file(shard)
-        if journal.exists() and (left := claim(journal)):
-            left.remove()
-    for place in (folder, folder / MANIFEST):
-        for name in filter(is_temporary, os.listdir(place)):
-            (place / name).unlink(missing_ok=True)

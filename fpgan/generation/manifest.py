@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan.attribution.registry import check_user
+from fpgan.attribution.registry import Registry, check_user
 from fpgan.distributed.work import shard_name
 from fpgan.errors import FpganError
-from fpgan.fingerprint import as_bits
+from fpgan.fingerprint import Fingerprint
 from fpgan.io.files import read_json
 from fpgan.io.images import ENCODERS
 from fpgan.io.records import import_array_record
@@ -132,60 +132,57 @@ class SampleSet:
 
     Attributes:
       settings: what decides its bytes.
-      users: user ids, None for an instance without one.
-      packed: uint8 [U, ceil(n_bits / 8)], the fingerprints.
+      registry: the instances; the user of a bare fingerprint is None.
     """
 
     settings: Settings
-    users: tuple[str | None, ...]
-    packed: np.ndarray
-
-    def fingerprint(self, instance: int) -> str:
-        """The fingerprint of an instance in hexadecimal digits."""
-        return self.packed[instance].tobytes().hex()[:-(-self.settings.bits // 4)]
-
-    def label(self, instance: int) -> str:
-        """What an instance is called: its user, else its fingerprint."""
-        user = self.users[instance]
-        return self.fingerprint(instance) if user is None else user
+    registry: Registry
 
     def inputs(self, numbers: range) -> tuple[np.ndarray, np.ndarray]:
-        """The bits uint8 [N, n_bits] and the seeds uint32 [N] of some images."""
+        """Returns the bits uint8 [N, n_bits] and the seeds uint32 [N] of some images; here fingerprints are unpacked."""
         i = np.arange(numbers.start, numbers.stop, dtype=np.int64)
-        bits = np.unpackbits(self.packed[i // self.settings.per_user], axis=1, count=self.settings.bits)  # [N, n]
+        bits = self.registry.unpacked(i // self.settings.per_user)  # [N, n]
         return bits, ((self.settings.seed + i % self.settings.per_user) % 2**32).astype(np.uint32)
 
     def image_file(self, i: int) -> str:
-        """Path of the file with image i."""
-        return self.settings.image_file(i, self.label(i // self.settings.per_user))
+        """Returns the path of the file with image i."""
+        return self.settings.image_file(i, label(self.registry, i // self.settings.per_user))
 
     def line(self, i: int, digest: bytes) -> bytes:
-        """The manifest's line for image i, whose encoded bytes have this SHA-256."""
+        """Returns the manifest's line for image i, whose encoded bytes have this SHA-256."""
         instance = i // self.settings.per_user
-        return self.settings.line(i, self.users[instance], self.fingerprint(instance), digest.hex())
+        return self.settings.line(i, self.registry.users[instance], self.registry.at(instance).hex, digest.hex())
 
 
-def sample_set(model, users: Sequence[str | None], fingerprints, *, per_user: int, seed: int, container: str = "files",
-               encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE) -> SampleSet:
+def label(registry: Registry, instance: int) -> str:
+    """Returns what an instance is called: its user, else its fingerprint."""
+    user = registry.users[instance]
+    return registry.at(instance).hex if user is None else user
+
+
+def sample_set(model, registry: Registry, *, per_user: int, seed: int, container: str = "files", encoding: str = "png",
+               batch_size: int = 16, shard_size: int = SHARD_SIZE) -> SampleSet:
     """Describes a set, see `Settings` for the arguments.
 
     Raises:
       FpganError: an argument is out of range, or container or encoding need a package that is not installed.
     """
-    users, packed = tuple(users), np.packbits(as_bits(fingerprints, model.n_bits), axis=1)  # [U, n / 8]
-    if len(users) != len(packed) or not users:
-        raise FpganError(f"{len(users)} users and {len(packed)} fingerprints; expected as many of each, at least one")
-    settings = Settings(model.hash, model.n_bits, len(users), names_digest(users).hexdigest(),
-                        hashlib.sha256(packed).hexdigest(), per_user, seed, container, encoding, batch_size, shard_size)
     check_arguments(per_user, seed, container, encoding, batch_size, shard_size)
-    what = SampleSet(settings, users, packed)
+    if registry.n_bits != model.n_bits:
+        raise FpganError(f"the fingerprints have {registry.n_bits} bits, but the model reads {model.n_bits}; give "
+                         "fingerprints that were issued for it")
+    if not len(registry):
+        raise FpganError("there are no instances to make images of; expected at least one user")
+    prints = hashlib.sha256(np.ascontiguousarray(registry.packed)).hexdigest()
+    settings = Settings(model.hash, model.n_bits, len(registry), names_digest(registry.users).hexdigest(), prints, per_user,
+                        seed, container, encoding, batch_size, shard_size)
     labels: set[str] = set()
-    for instance, user in enumerate(users):
-        label = what.fingerprint(instance) if user is None else check_user(user)
-        if label in labels:
-            raise FpganError(f"{label!r} is given twice; expected distinct users and fingerprints")
-        labels.add(label)
-    return what
+    for instance, user in enumerate(registry.users):
+        name = label(registry, instance) if user is None else check_user(user)
+        if name in labels:
+            raise FpganError(f"{name!r} is given twice; expected distinct users and fingerprints")
+        labels.add(name)
+    return SampleSet(settings, registry)
 
 
 def names_digest(users: Sequence[str | None], digest=None):
@@ -213,6 +210,44 @@ def read_manifest(folder: str | os.PathLike) -> Iterator[dict]:
     for shard in sorted(finished_shards(folder, settings)):
         with open(Path(folder) / settings.manifest_file(shard), "rb") as lines:
             yield from map(json.loads, lines)
+
+
+class ManifestError(FpganError):
+    """A line of a manifest that is not that of its image."""
+
+
+def manifest_entry(settings: Settings, i: int, line: bytes, before: dict | None = None) -> dict:
+    """Reads the manifest's line for image i.
+
+    Args:
+      settings: of the set.
+      i: number of the image.
+      line: its line, with the end of line.
+      before: the entry before it, where that is known.
+
+    Returns:
+      {"file", "sha256", "user", "fingerprint", ...}, checked.
+
+    Raises:
+      ManifestError: it is no line of a manifest, that of another image, or of another instance than the one before.
+    """
+    try:
+        entry = json.loads(line)
+        bytes.fromhex(entry["sha256"])
+        fingerprint = Fingerprint.from_hex(entry["fingerprint"], settings.bits).hex
+        expected = settings.line(i, entry["user"], fingerprint, entry["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, FpganError) as error:
+        raise ManifestError("no line of a manifest") from error
+    if line != expected:
+        raise ManifestError(f"not the line for image {i} of this set")
+    if i % settings.per_user and of_other_instances(before, entry):
+        raise ManifestError("another user or fingerprint than in the line before")
+    return entry
+
+
+def of_other_instances(before: dict | None, entry: dict | None) -> bool:
+    """Returns whether two entries are known and of different instances."""
+    return None not in (before, entry) and any(before[key] != entry[key] for key in ("user", "fingerprint"))
 
 
 def finished_shards(folder: str | os.PathLike, settings: Settings) -> set[int]:

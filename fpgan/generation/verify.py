@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,22 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.attribution.statistics import matches, threshold
-from fpgan.distributed.environment import cpu_count
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
-from fpgan.generation.manifest import MANIFEST, SETTINGS, Settings, folder_name, names_digest, read_settings
+from fpgan.generation.manifest import (
+    MANIFEST,
+    SETTINGS,
+    ManifestError,
+    Settings,
+    folder_name,
+    manifest_entry,
+    names_digest,
+    of_other_instances,
+    read_settings,
+)
 from fpgan.io.files import is_temporary, reason
 from fpgan.io.images import read_image
+from fpgan.io.provenance import cpu_count
 from fpgan.io.records import record_reader
 
 SHOWN = 10  # problems that are kept word by word
@@ -41,6 +50,11 @@ class Problems:
         """Adds one, if it explains others in front of them."""
         self.count += 1
         self.shown = ([what, *self.shown] if first else [*self.shown, what])[:SHOWN]
+
+    def add_all(self, what: Iterable[str]) -> None:
+        """Adds some."""
+        for each in what:
+            self.add(each)
 
     def extend(self, others: Problems) -> None:
         """Adds all of others, which come after these."""
@@ -111,7 +125,7 @@ def verify_set(folder: str | os.PathLike, model=None, *, decode: int = 0, seed: 
     total = report.settings.total
     chosen = set(random.Random(seed).sample(range(total), min(decode, total)))
     picked, labels = _check_shards(folder, report, chosen, workers or cpu_count(), progress or (lambda done, total: None))
-    _check_strangers(folder, report, labels)
+    report.problems.add_all(_strangers(folder, report.settings, labels))
     if picked:
         _decode(model, picked, report)
     return report
@@ -138,7 +152,7 @@ def _check_shards(folder: Path, report: Report, chosen: set[int], workers: int,
         names_digest([line["user"] for line in found.instances], names)
         for line in found.instances:
             prints.update(Fingerprint.from_hex(line["fingerprint"], settings.bits).packed)
-        if settings.samples(shard).start % settings.per_user and _differ(last, found.first):
+        if settings.samples(shard).start % settings.per_user and of_other_instances(last, found.first):
             report.problems.add(f"{settings.manifest_file(shard)}: another user or fingerprint than in the shard before",
                                 first=True)
         last = found.last
@@ -177,85 +191,73 @@ def _check_shard(folder: Path, settings: Settings, shard: int, chosen: set[int])
     if len(lines) != len(samples):
         report.problems.add(f"{name}: {len(lines)} lines; expected {len(samples)}")
     report.listed = min(len(lines), len(samples))
-    with _image_reader(folder, settings, shard, report.problems) as read:
-        for i, line in zip(samples, lines, strict=False):
-            entry = _parsed(settings, i, line, report.last)
-            if isinstance(entry, str):
-                report.problems.add(f"{name}, line {i - samples.start + 1}: {entry}")
-                continue
-            report.first, report.last = report.first or entry, entry
-            if i % settings.per_user == 0:
-                report.instances.append(entry)
-                _check_folder(folder, settings, i, entry, report.problems)
-            data = read(entry)
-            right = data is not None and hashlib.sha256(data).hexdigest() == entry["sha256"]
-            report.right += right
-            if data is not None and not right:
-                report.problems.add(f"{_told(entry)}: other bytes than the manifest says")
-            if right and i in chosen:
-                report.picked.append((entry, data))
+    with contextlib.ExitStack() as stack:
+        read, trouble = _open_images(stack, folder, settings, shard)
+        report.problems.add_all(trouble)
+        for number, (i, line) in enumerate(zip(samples, lines, strict=False), start=1):
+            try:
+                entry = manifest_entry(settings, i, line, report.last)
+                _check_image(folder, settings, i, entry, read, i in chosen, report)
+            except ManifestError as error:
+                report.problems.add(f"{name}, line {number}: {error}")
+            except FpganError as error:
+                report.problems.add(str(error))
     return report
 
 
-def _parsed(settings: Settings, i: int, line: bytes, before: dict | None) -> dict | str:
-    """Reads a line of a manifest; says what is wrong with it."""
-    try:
-        entry = json.loads(line)
-        bytes.fromhex(entry["sha256"])
-        fingerprint = Fingerprint.from_hex(entry["fingerprint"], settings.bits).hex
-        expected = settings.line(i, entry["user"], fingerprint, entry["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, FpganError):
-        return "no line of a manifest"
-    if line != expected:
-        return f"not the line for image {i} of this set"
-    if i % settings.per_user and _differ(before, entry):
-        return "another user or fingerprint than in the line before"
-    return entry
-
-
-def _differ(before: dict | None, entry: dict | None) -> bool:
-    """Whether two lines are known and of different instances."""
-    return None not in (before, entry) and any(before[key] != entry[key] for key in ("user", "fingerprint"))
-
-
-@contextlib.contextmanager
-def _image_reader(folder: Path, settings: Settings, shard: int, problems: Problems) -> Iterator[Callable]:
-    """Yields a function from a manifest's entry to the encoded image, or to None after having told what is wrong."""
-    if settings.container == "files":
-        yield lambda entry: _file(folder / entry["file"], problems)
+def _check_image(folder: Path, settings: Settings, i: int, entry: dict, read: Callable[[dict], bytes | None], chosen: bool,
+                 report: _ShardReport) -> None:
+    """Adds an image to a shard's report; raises FpganError if it is not as its line says."""
+    report.first, report.last = report.first or entry, entry
+    if i % settings.per_user == 0:
+        report.instances.append(entry)
+        report.problems.add_all(_strangers_beside(folder, settings, i, entry))
+    data = read(entry)
+    if data is None:
         return
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise FpganError(f"{_told(entry)}: other bytes than the manifest says")
+    report.right += 1
+    if chosen:
+        report.picked.append((entry, data))
+
+
+def _open_images(stack: contextlib.ExitStack, folder: Path, settings: Settings,
+                 shard: int) -> tuple[Callable[[dict], bytes | None], list[str]]:
+    """Opens a shard's images.
+
+    Returns:
+      A function from a manifest's entry to the encoded image, which raises FpganError if that cannot be read, and gives None
+      for a record behind the end of its file; and what is wrong with the file of records.
+    """
+    if settings.container == "files":
+        return (lambda entry: _read_file(folder / entry["file"])), []
     path, expected = folder / settings.record_file(shard), len(settings.samples(shard))
-    with contextlib.ExitStack() as stack:
-        try:
-            reader = stack.enter_context(record_reader(path))
-            count = reader.num_records()
-        except FpganError as error:
-            problems.add(f"{error}" if path.exists() else f"{path}: No such file")
-            count = 0
-        else:
-            if count != expected:
-                problems.add(f"{path}: {count} records; expected {expected}")
-        yield lambda entry: _record(reader, entry, problems) if entry["record"] < count else None
+    try:
+        reader = stack.enter_context(record_reader(path))
+        count = reader.num_records()
+    except FpganError as error:
+        return (lambda entry: None), [f"{error}" if path.exists() else f"{path}: No such file"]
+    return (lambda entry: _read_record(reader, entry) if entry["record"] < count else None), (
+        [f"{path}: {count} records; expected {expected}"] if count != expected else [])
 
 
-def _file(path: Path, problems: Problems) -> bytes | None:
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        problems.add(f"{path}: {reason(error)}")
-        return None
+        raise FpganError(f"{path}: {reason(error)}") from error
 
 
-def _record(reader, entry: dict, problems: Problems) -> bytes | None:
+def _read_record(reader, entry: dict) -> bytes:
     try:
         return reader.read([entry["record"]])[0]
-    except RuntimeError:
-        problems.add(f"{_told(entry)}: the record is damaged")
-        return None
+    except RuntimeError as error:
+        raise FpganError(f"{_told(entry)}: the record is damaged") from error
 
 
-def _check_folder(folder: Path, settings: Settings, first: int, entry: dict, problems: Problems) -> None:
-    """Looks for files in an instance's folder that are none of its images; `first` is the number of the first of these."""
+def _strangers_beside(folder: Path, settings: Settings, first: int, entry: dict) -> Iterator[str]:
+    """Finds files in an instance's folder that are none of its images; `first` is the number of the first of these."""
     if settings.container != "files":
         return
     place, label = folder / os.path.dirname(entry["file"]), _label(entry)
@@ -266,19 +268,18 @@ def _check_folder(folder: Path, settings: Settings, first: int, entry: dict, pro
                 known = number.isdecimal() and len(number) < 20 and int(number) < settings.per_user and (
                     os.path.basename(settings.image_file(first + int(number), label)) == file.name)
                 if not known:
-                    _strange(Path(file.path), problems)
+                    yield _strange(Path(file.path))
     except OSError as error:
-        problems.add(f"{place}: {reason(error)}")
+        yield f"{place}: {reason(error)}"
 
 
-def _check_strangers(folder: Path, report: Report, labels: set[str]) -> None:
-    """Looks for files beside the images that are not of the set."""
-    settings, shards = report.settings, range(report.settings.shards)
-    names = (settings.manifest_file, settings.journal_file)
+def _strangers(folder: Path, settings: Settings, labels: set[str]) -> Iterator[str]:
+    """Finds files beside the images that are not of the set."""
+    shards, names = range(settings.shards), (settings.manifest_file, settings.journal_file)
     manifests = {os.path.basename(name(shard)) for shard in shards for name in names}
     if (folder / MANIFEST).is_dir():
         for name in sorted(set(os.listdir(folder / MANIFEST)) - manifests):
-            _strange(folder / MANIFEST / name, report.problems)
+            yield _strange(folder / MANIFEST / name)
     known, there = {SETTINGS, MANIFEST}, set(os.listdir(folder))
     if settings.container == "array_record":
         known |= {settings.record_file(shard) for shard in shards}
@@ -286,13 +287,12 @@ def _check_strangers(folder: Path, report: Report, labels: set[str]) -> None:
         return  # not all folders of users are known, and strange ones cannot be told from them
     else:
         known |= {folder_name(label) for label in labels}
-    for name in sorted(there - known):
-        _strange(folder / name, report.problems)
+    yield from (_strange(folder / name) for name in sorted(there - known))
 
 
-def _strange(path: Path, problems: Problems) -> None:
+def _strange(path: Path) -> str:
     kind = "half-written, by a process that is at work or was killed" if is_temporary(path.name) else "not of this set"
-    problems.add(f"{path}: {kind}")
+    return f"{path}: {kind}"
 
 
 def _decode(model, picked: list[tuple[dict, bytes]], report: Report) -> None:

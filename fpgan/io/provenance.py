@@ -40,7 +40,12 @@ def device_name(device) -> str:
     """Names a JAX device: its kind on an accelerator, model and usable threads of the processor on a CPU."""
     if device.platform != "cpu":
         return device.device_kind
-    return f"{_processor()}, {_usable_threads()} threads"
+    return f"{_processor()}, {cpu_count()} threads"
+
+
+def cpu_count() -> int:
+    """Returns how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -51,7 +56,3 @@ def _processor() -> str:
         lines = []
     names = [value.strip() for key, value in lines if key.strip() == "model name"]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _usable_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

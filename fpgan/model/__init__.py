@@ -2,12 +2,13 @@
 
 import importlib
 
-_HOMES = {"DEFAULT_MODEL": "format", "FORMAT_VERSION": "format", "MAX_SEED": "model", "Model": "model",
-          "NETWORKS": "format", "SHIPPED": "format", "check_place": "format", "decode_fn": "programs",
+DEFAULT_MODEL = "robohash32"  # what is loaded when nobody says which
+_HOMES = {"FORMAT_VERSION": "format", "MAX_SEED": "model", "Model": "model", "NETWORKS": "format",
+          "SHIPPED": "format", "check_place": "format", "decode_fn": "programs",
           "find": "format", "from_params": "model", "generate_fn": "programs", "load": "model",
           "load_discriminator": "format", "param_shapes": "format", "record_metrics": "format",
           "save_model": "format", "shipped_models": "format"}
-__all__ = list(_HOMES)
+__all__ = ["DEFAULT_MODEL", *_HOMES]
 
 
 def __getattr__(name):

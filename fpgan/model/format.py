@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
@@ -24,7 +25,6 @@ from fpgan.networks import parameters
 from fpgan.networks.config import NetworkConfig
 
 FORMAT_VERSION = 1
-DEFAULT_MODEL = "robohash32"
 SHIPPED = Path(__file__).parent / "shipped"
 _DTYPES = {"F32": np.float32, "BF16": jnp.bfloat16, "F16": np.float16}  # of stored arrays
 NETWORKS = ("generator", "decoder")  # in model.safetensors
@@ -155,39 +155,21 @@ def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tup
         if array["dtype"] not in _DTYPES:
             raise FpganError(f"{path}: array {name!r} is of type {array['dtype']}, expected one of {', '.join(_DTYPES)}; "
                              "export the model again")
-    return _unflatten({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
-                                         jnp.float32) for name, array in arrays.items()})
+    return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
+                                              jnp.float32) for name, array in arrays.items()}, sep="/")
 
 
 @functools.cache
 def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict[str, tuple[int, ...]]:
     """The shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
     shapes = parameters.param_shapes(config, networks)
-    return {name: array.shape for name, array in _flatten(shapes).items()}
-
-
-def _flatten(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _unflatten(arrays: dict) -> dict:
-    tree: dict = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
+    return {name: array.shape for name, array in flatten_dict(shapes, sep="/").items()}
 
 
 def params_bytes(params: dict, networks: tuple[str, ...] = NETWORKS) -> bytes:
     """Returns the content of a safetensors file with the parameters of these networks."""
     parts = {name: params[name] for name in networks}
-    return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(_flatten(parts).items())})
+    return safetensors_bytes({name: jnp.asarray(array) for name, array in sorted(flatten_dict(parts, sep="/").items())})
 
 
 def model_hash(config: NetworkConfig, content: bytes) -> str:

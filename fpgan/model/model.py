@@ -10,7 +10,8 @@ import numpy as np
 from fpgan.errors import FpganError
 from fpgan.fingerprint import as_bits
 from fpgan.io.images import to_uint8
-from fpgan.model.format import DEFAULT_MODEL, find, model_hash, params_bytes, read_bytes, read_info, read_params, save_model
+from fpgan.model import DEFAULT_MODEL
+from fpgan.model.format import find, model_hash, params_bytes, read_bytes, read_info, read_params, save_model
 from fpgan.model.programs import decode_program, generate_program, in_batches
 from fpgan.networks.config import NetworkConfig
 

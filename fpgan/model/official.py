@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from fpgan.errors import FpganError
 from fpgan.io.unpickle import Network, brief, read_networks
@@ -204,7 +205,7 @@ def translate(network: str, arrays: dict[str, np.ndarray], config: NetworkConfig
     Raises:
       FpganError: if an array is missing, has another shape, is not finite, or is none of the architecture's.
     """
-    unused, tree = dict(arrays), {}
+    unused, translated = dict(arrays), {}
     for name, shape in param_shapes(config, (network,)).items():
         theirs = official_name(name, config.resolution)
         expected = (1, 1, *shape) if name.endswith("noise_map") else shape
@@ -217,14 +218,10 @@ def translate(network: str, arrays: dict[str, np.ndarray], config: NetworkConfig
         array = _reordered(name, array.astype(np.float32)).reshape(shape)
         if not np.isfinite(array).all():
             raise FpganError(f"the array {theirs!r} of its {network} holds numbers that are not finite; its training failed")
-        _, *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
+        translated[name] = array
     if unused:
         raise FpganError(_not_here(f"its {network} has an array {brief(min(unused))} too many"))
-    return tree
+    return unflatten_dict(translated, sep="/")[network]
 
 
 def official_name(name: str, resolution: int) -> str:

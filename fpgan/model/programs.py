@@ -11,6 +11,7 @@ from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.generator import Generator
+from fpgan.networks.levels import to_float
 
 
 def generate_fn(config: NetworkConfig) -> Callable:
@@ -58,7 +59,7 @@ def decode_program(config: NetworkConfig):
     """Compiles `decode_fn`, once for an architecture; it takes uint8 images too."""
     def decode(params, images):
         if images.dtype == jnp.uint8:
-            images = images.astype(jnp.float32) * (2 / 255) - 1
+            images = to_float(images)
         return decode_fn(config)(params, images)
     return jax.jit(decode)
 

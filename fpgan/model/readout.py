@@ -22,6 +22,7 @@ from fpgan.errors import FpganError
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder, readout_weights, with_readout
+from fpgan.networks.levels import to_float
 from fpgan.perturbations.sampling import parse_ranges, perturb
 
 HELD_OUT = 10  # every tenth batch says where to stop, and what the scale is
@@ -108,7 +109,7 @@ def _examples(config: NetworkConfig, params: dict, batches: int, seed: int, pert
 
 def _features(config: NetworkConfig, decoder: dict, ranges: tuple, images: jax.Array, keys: jax.Array) -> jax.Array:
     """[hidden, details, 1] of perturbed 8-bit images: uint8 [N, R, R, C], keys [N] -> [N, P]."""
-    images = images.astype(jnp.float32) * (2 / 255) - 1
+    images = to_float(images)
     if ranges:
         images = perturb(ranges, 1.0, images, keys, jnp.ones(()))
     hidden, details = Decoder(config).apply({"params": decoder}, images, method="features")

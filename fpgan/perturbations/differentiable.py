@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpgan.networks.levels import straight_through, to_float
+
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 _TO_RGB = np.linalg.inv(_TO_YCC.astype(np.float64)).astype(np.float32)
@@ -29,16 +31,6 @@ _CHROMA_TABLE = np.array([
 def to_levels(image: jax.Array) -> jax.Array:
     """Turns [-1, 1] into grey levels [0, 255], unrounded."""
     return image * 127.5 + 127.5
-
-
-def from_levels(levels: jax.Array) -> jax.Array:
-    """Turns grey levels [0, 255] into [-1, 1]."""
-    return levels * (2 / 255) - 1
-
-
-def straight_through(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns y, with the gradient of x."""
-    return x + jax.lax.stop_gradient(y - x)
 
 
 def round_levels(levels: jax.Array) -> jax.Array:
@@ -195,12 +187,12 @@ def jpeg(image: jax.Array, quality: jax.Array, subsampled: jax.Array) -> jax.Arr
     levels = jnp.pad(round_levels(to_levels(image)), ((0, padded), (0, padded), (0, 0)), mode="edge")
     if channels == 1:
         planes = [_coded(levels[..., 0], _LUMA_TABLE, quality)]
-        return from_levels(round_levels(jnp.stack(planes, axis=-1)))[:size, :size]
+        return to_float(round_levels(jnp.stack(planes, axis=-1)))[:size, :size]
     y, *chroma = jnp.moveaxis(levels @ _TO_YCC.T, -1, 0)  # chroma about 0
     y = _coded(y, _LUMA_TABLE, quality)
     chroma = [jnp.where(subsampled, _coded_at_half(plane, quality), _coded(plane + 128, _CHROMA_TABLE, quality) - 128)
               for plane in chroma]
-    return from_levels(round_levels(jnp.stack([y, *chroma], axis=-1) @ _TO_RGB.T))[:size, :size]
+    return to_float(round_levels(jnp.stack([y, *chroma], axis=-1) @ _TO_RGB.T))[:size, :size]
 
 
 def _coded(plane: jax.Array, table: np.ndarray, quality: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fpgan.errors import FpganError
+from fpgan.networks.levels import quantize
 from fpgan.perturbations import differentiable as twins
 
 # name: (least and most strength, the strength at which it does nothing, what the strength is)
@@ -134,7 +135,7 @@ def _perturb_one(ranges: dict[str, Range], share: float, level: jax.Array, image
     if "jpeg" in ranges:
         halved = jax.random.bernoulli(jax.random.fold_in(keys["jpeg"], 1), 0.5 * level)
         image = jnp.where(done["jpeg"], twins.jpeg(image, strengths["jpeg"], halved), image)
-    return twins.from_levels(twins.round_levels(twins.to_levels(image)))
+    return quantize(image)
 
 
 def _moved(image: jax.Array, strengths: dict[str, jax.Array], keys: dict[str, jax.Array]) -> jax.Array:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from fpgan.errors import FpganError
 
@@ -177,13 +178,9 @@ def check_batch(config, devices: int) -> None:
                          "device; expected a divisor of it")
 
 
-def flatten(config, prefix: str = "") -> dict:
-    """The fields of a nested config as one dict with dotted keys."""
-    flat = {}
-    for key, value in config.items():
-        nested = isinstance(value, (dict, ml_collections.ConfigDict))
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
+def flatten(config: ml_collections.ConfigDict) -> dict:
+    """Returns the fields of a nested config as one dict with dotted keys."""
+    return flatten_dict(config.to_dict(), sep=".")
 
 
 def _parse(key: str, text: str, old):

@@ -25,6 +25,7 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
 from fpgan.networks.generator import Generator
+from fpgan.networks.levels import quantize, to_float
 from fpgan.perturbations.sampling import parse_ranges, perturb
 from fpgan.training import losses
 from fpgan.training.state import (
@@ -269,7 +270,7 @@ def draw_reals(setup: Setup, step: jax.Array, images: jax.Array) -> jax.Array:
         size, batch = images.shape[0], setup.config.batch_size
         position = step.astype(jnp.uint32) * jnp.uint32(batch) + global_indices(setup.device_batch)
         images = images[shuffled_index(setup.config.seed, (position // size, position % size), size)]
-    return images.astype(jnp.float32) * (2 / 255) - 1
+    return to_float(images)
 
 
 def global_indices(batch: int) -> jax.Array:
@@ -287,9 +288,3 @@ def add_instance_noise(setup: Setup, images: jax.Array, pixels: jax.Array) -> ja
     """
     deviation = setup.config.objective.instance_noise
     return images + deviation * pixels if deviation else images
-
-
-def quantize(images: jax.Array) -> jax.Array:
-    """What is left of float images in 8 bits, back in [-1, 1]; the gradient passes straight through."""
-    stored = jnp.clip(jnp.floor(images * 127.5 + 128), 0, 255) * (2 / 255) - 1
-    return images + lax.stop_gradient(stored - images)
