@@ -30,6 +30,18 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def shown(value, most: int = 200) -> str:
+    """Returns a value of a file or a command line as it may stand in a message: printable, on one line, cut to `most`."""
+    text = value if isinstance(value, str) else repr(value)
+    return printable(text[:most]) + ("..." if len(text) > most else "")
+
+
+def reason(error: BaseException) -> str:
+    """Says in one line why an exception was raised."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.split("\n")[0] or type(error).__name__
+
+
 @contextlib.contextmanager
 def quiet_absl():
     """Keeps the notes and warnings of absl, by which TFDS and orbax log, from the terminal. Errors still show."""

@@ -1,20 +1,25 @@
-"""Fingerprints as values, strings of 8 to 512 bits: as bits, in hexadecimal, random, derived from a key."""
+"""Fingerprints as values, strings of 8 to 512 bits: as bits, in hexadecimal, random, derived from a key for a user's id."""
 
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, shown
 
 MIN_BITS, MAX_BITS = 8, 512
 _DOMAIN = b"fpgan fingerprint v1\0"
 _HEX_DIGITS = frozenset(string.hexdigits)
+MAX_USER = 256  # characters of a user's id
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f]|[\U000e0100-\U000e01ef]")
+_ALIKE = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC")  # scripts that share the shapes of many letters
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -82,16 +87,12 @@ class Fingerprint:
 
         Args:
           key: the secret, any length but zero (32 random bytes are right).
-          user: the user's id, used exactly as given (case and blanks count).
+          user: the user's id, see `check_user`; used exactly as given (case and blanks count).
           n_bits: 8 to 512.
         """
         if not key:
             raise FpganError("the provider's key is empty; expected secret bytes (32 random ones are right)")
-        if not user:
-            raise FpganError("the user id is empty; expected a name")
-        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in user):
-            raise FpganError(f"the user id {user!r} is not valid Unicode; expected text that UTF-8 can write")
-        message = _DOMAIN + user.encode("utf-8") + b"\0"
+        message = _DOMAIN + check_user(user).encode("utf-8") + b"\0"
         blocks = -(-check_n_bits(n_bits) // 256)
         stream = b"".join(hmac.digest(key, message + i.to_bytes(4, "big"), "sha256") for i in range(blocks))
         return cls(_truncated(stream, n_bits), n_bits)
@@ -116,6 +117,44 @@ class Fingerprint:
 
     def __len__(self) -> int:
         return self.n_bits
+
+
+def check_user(user: str) -> str:
+    """Checks a user's id: one that people cannot tell from another by its looks would be another fingerprint.
+
+    Args:
+      user: 1 to 256 characters, in Unicode's normal form NFC, without control, format and other invisible characters,
+        without blanks around it or other blanks than spaces in it, and without words of letters from two look-alike scripts.
+        Lower and upper case are different ids.
+
+    Returns:
+      The id as it is.
+
+    Raises:
+      FpganError: any of this does not hold; the message names both forms where there are two.
+    """
+    if user.isascii() and user.isprintable() and user.strip() == user and 0 < len(user) <= MAX_USER:
+        return user
+    if len(user) > MAX_USER:
+        raise FpganError(f"a user id has {len(user):,} characters ({shown(user, 40)!r}); expected {MAX_USER} at most")
+    if not user or user != user.strip() or not all(map(_is_visible, user)):
+        plain = "".join(letter if _is_visible(letter) else " " * letter.isspace() for letter in user).strip()
+        raise FpganError(f"{ascii(user)} is no good user id; expected text without control or invisible characters, without "
+                         "blanks around it" + (f", such as {plain!r}" if plain else ""))
+    normal = unicodedata.normalize("NFC", user)
+    if normal != user:
+        raise FpganError(f"the user id {ascii(user)} is not in the normal form NFC; expected {ascii(normal)}, which looks "
+                         "the same")
+    for word in re.findall(r"[^\W\d_]+", user):
+        scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in word}.intersection(_ALIKE)
+        if len(scripts) > 1:
+            raise FpganError(f"the user id {user!r}, {ascii(user)}, mixes letters that look alike, of "
+                             f"{' and '.join(name.title() for name in sorted(scripts))}; expected one script in a word")
+    return user
+
+
+def _is_visible(letter: str) -> bool:
+    return letter == " " or letter.isprintable() and not _INVISIBLE.match(letter)
 
 
 def check_n_bits(n_bits: int) -> int:

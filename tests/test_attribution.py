@@ -112,7 +112,7 @@ def test_keys_and_user_files(tmp_path):
     raw = bytes(range(32)) + b"\n"
     assert read_key(saved(tmp_path, raw, "raw")) == raw
     for short in (b"", b"secret\n", b"ab" * 15):
-        with pytest.raises(FpganError, match="at least|or more"):
+        with pytest.raises(FpganError, match="or more|looks like text"):
             read_key(saved(tmp_path, short, "short"))
     assert read_users(saved(tmp_path, "alice\r\n\nbob\n", "users")) == ["alice", "bob"]
     for text, complaint in (("alice\nbob\nalice\n", "line 3.*line 1"), ("alice\n bob\n", "line 2"), ("\n", "no user ids")):
@@ -126,7 +126,7 @@ def found(n_bits=128, **options):
 
 
 def test_instances_are_found_in_every_way(tmp_path):
-    path, key = tmp_path / "r.csv", saved(tmp_path, b"k" * 32, "key")
+    path, key = tmp_path / "r.csv", saved(tmp_path, (b"k" * 32).hex(), "key")
     with pytest.raises(FpganError, match="fingerprint or users"):
         found(fingerprint=A, user=["alice"])
     with pytest.raises(FpganError, match="name the users"):
@@ -152,7 +152,7 @@ def test_instances_are_found_in_every_way(tmp_path):
 
 
 def test_a_store_is_opened_as_what_it_is(tmp_path):
-    key, path = saved(tmp_path, b"k" * 32, "key"), tmp_path / "r.csv"
+    key, path = saved(tmp_path, (b"k" * 32).hex(), "key"), tmp_path / "r.csv"
     for wrong in ({}, {"path": path, "key_file": key}):
         with pytest.raises(FpganError, match="one of the two"):
             open_store(**wrong)

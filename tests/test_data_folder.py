@@ -106,5 +106,5 @@ def test_errors_name_the_path(tmp_path):
     with pytest.raises(FpganError, match="holds no images"):
         list_own_images(tmp_path)
     (tmp_path / "fake.zip").write_text("x")
-    with pytest.raises(FpganError, match="neither a folder nor a readable zip"):
+    with pytest.raises(FpganError, match="no readable zip"):
         list_own_images(tmp_path / "fake.zip")

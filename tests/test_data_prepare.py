@@ -13,7 +13,7 @@ from PIL import Image
 from fpgan.cli import app
 from fpgan.data.prepare import prepare
 from fpgan.data.settings import prepared_folder, read_settings
-from fpgan.data.sources import PreparedImages, RenderedCats, open_source
+from fpgan.data.sources import PreparedImages, Rendered, open_source
 from fpgan.errors import FpganError
 from fpgan.io.files import locked
 from fpgan.io.images import encode_png
@@ -45,7 +45,7 @@ def settings_for(folder, **fields):
 def test_prepared_cats_are_the_rendered_ones(tmp_path, no_tensorflow):
     data = dict(name="robohash_cats", resolution=32, count=300, data_dir=str(tmp_path), workers=2)
     rendered = open_source(data)
-    assert isinstance(rendered, RenderedCats) and len(rendered) == 300
+    assert isinstance(rendered, Rendered) and len(rendered) == 300
     ticks = []
     report = prepare(data, lambda done, total: ticks.append((done, total)))
     assert report.images == 300 and not report.nothing_to_do and ticks == [(256, 300), (300, 300)]

@@ -14,9 +14,9 @@ R = 32  # one resolution for all tests: scaling the parts is the slow step
 
 
 def test_compositing_is_the_over_operator():
-    layers = robohash.scaled_parts(R)
+    layers = robohash.CATS.scaled_parts(R)
     cats = np.array([[0, 0, 0, 0, 0], [14, 9, 14, 9, 15], [3, 7, 2, 5, 11]])
-    for image, chosen in zip(robohash.compose(cats, R), cats, strict=True):
+    for image, chosen in zip(robohash.CATS.compose(cats, R), cats, strict=True):
         for y, x in np.ndindex(R, R):
             colour = np.ones(3)
             for layer, part in zip(layers, chosen, strict=True):
@@ -26,7 +26,7 @@ def test_compositing_is_the_over_operator():
 
 
 def test_scaled_parts_are_premultiplied():
-    for layer in robohash.scaled_parts(R):
+    for layer in robohash.CATS.scaled_parts(R):
         assert layer.dtype == np.float32 and layer.shape[1:] == (4, R, R)
         assert layer.min() >= 0 and layer.max() <= 1 + 1e-5
         assert (layer[:, :3] <= layer[:, 3:] + 1e-5).all()
@@ -45,28 +45,28 @@ def assemble(word):
 @pytest.mark.parametrize("word", ["alpha", "gamma", "delta"])
 def test_cats_look_as_the_package_assembles_them(word):
     theirs, parts = assemble(word)
-    ours = robohash.compose(parts, R)[0].astype(float)
+    ours = robohash.CATS.compose(parts, R)[0].astype(float)
     assert np.abs(ours - theirs).mean() < 2.5  # the package treats translucent edges a little differently
     for layer in range(5):  # any other part is further away, so that the test would notice
         other = parts.copy()
         other[0, layer] = (other[0, layer] + 1) % robohash.LAYERS[layer]
-        wrong = robohash.compose(other, R)[0].astype(float)
+        wrong = robohash.CATS.compose(other, R)[0].astype(float)
         assert np.abs(wrong - theirs).mean() > np.abs(ours - theirs).mean()
 
 
 def test_layers_lie_in_the_package_s_order(monkeypatch):
     theirs, parts = assemble("alpha")
-    ours = robohash.compose(parts, R)[0].astype(float)
-    reverse = tuple(reversed(robohash.scaled_parts(R)))
-    monkeypatch.setattr(robohash, "scaled_parts", lambda resolution: reverse)
-    wrong = robohash.compose(parts[:, ::-1], R)[0].astype(float)
+    ours = robohash.CATS.compose(parts, R)[0].astype(float)
+    reverse = tuple(reversed(robohash.CATS.scaled_parts(R)))
+    monkeypatch.setattr(robohash.LayeredSet, "scaled_parts", lambda self, resolution: reverse)
+    wrong = robohash.CATS.compose(parts[:, ::-1], R)[0].astype(float)
     assert np.abs(wrong - theirs).mean() > 3 * np.abs(ours - theirs).mean()
 
 
 def test_numbers_name_different_cats_for_ever():
-    parts = robohash.cat_parts(np.arange(robohash.COMBINATIONS))
+    parts = robohash.CATS.parts(np.arange(robohash.COMBINATIONS))
     assert len(np.unique(np.ravel_multi_index(parts.T, robohash.LAYERS))) == robohash.COMBINATIONS
-    assert robohash.cat_parts([0, 1, 2, 360_000]).tolist() == [
+    assert robohash.CATS.parts([0, 1, 2, 360_000]).tolist() == [
         [0, 8, 6, 3, 9], [11, 8, 6, 2, 3], [11, 1, 1, 6, 14], [14, 1, 3, 7, 13]]
 
 
@@ -84,4 +84,4 @@ def test_errors_say_what_to_do(monkeypatch):
     robohash.part_files.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FpganError, match=r"fpgan\[demo\]"):
-        robohash.check(R)
+        robohash.CATS.check(R)

@@ -9,7 +9,7 @@ import scipy.stats
 from fpgan.attribution.statistics import threshold
 from fpgan.benchmarks.throughput import random_params
 from fpgan.cli.app import main
-from fpgan.data.sources import FileImages
+from fpgan.data.sources import Files
 from fpgan.errors import FpganError
 from fpgan.evaluation import suites as evaluation
 from fpgan.evaluation.report import table
@@ -126,7 +126,7 @@ def test_other_images_are_read_from_a_folder(tmp_path):
     for i in range(3):
         image = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         (tmp_path / f"{i}.png").write_bytes(encode_png(image))
-    others = [FileImages(str(tmp_path), RESOLUTION)]
+    others = [Files(str(tmp_path), RESOLUTION)]
     settings = Settings(count=20, seed=1, n_users=10)
     results = evaluation.evaluate(PaintedBits(), NoiseImages(), settings, others=others)
     found = results["false_attribution"][str(tmp_path)]

@@ -38,7 +38,7 @@ def test_what_the_block_raises_is_not_taken_for_a_place_that_cannot_be_written(t
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_created", lambda path: open("/dev/full", "wb"))
+    monkeypatch.setattr(files, "_created", lambda path, private: open("/dev/full", "wb"))
     for size in (1, 1 << 20):
         with pytest.raises(FpganError, match="/a: cannot be written .*[Ss]pace"):
             write_file(tmp_path / "a", bytes(size))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fpgan.data.robohash import ROBOHASH_SETS, render_cats
-from fpgan.data.sources import FileImages, PartOf, open_other
+from fpgan.data.sources import Files, Subset, open_other
 from fpgan.errors import FpganError
 from fpgan.evaluation import suites as evaluation
 from fpgan.io.images import encode_png
@@ -12,7 +12,7 @@ from fpgan.io.images import encode_png
 R = 16
 
 
-@pytest.mark.parametrize("name", ROBOHASH_SETS)
+@pytest.mark.parametrize("name", sorted(set(ROBOHASH_SETS) - {"robohash_cats"}))
 def test_other_robohash_art_is_composed_reproducibly(name):
     source = open_other(name, R)
     images = source.read(np.array([0, 1, 2, 10_000]))
@@ -41,9 +41,9 @@ def test_paths_come_before_ranges(tmp_path):
     for i in range(3):
         image = np.full((20, 30, 3), 50 * i, np.uint8)
         (folder / f"{i}.png").write_bytes(encode_png(image))
-    assert isinstance(open_other(str(folder), R), FileImages)
+    assert isinstance(open_other(str(folder), R), Files)
     last = open_other(f"{folder}[2:]", R)
-    assert isinstance(last, PartOf) and len(last) == 1 and (last.read(np.array([0])) == 100).all()
+    assert isinstance(last, Subset) and len(last) == 1 and (last.read(np.array([0])) == 100).all()
     with pytest.raises(FpganError):
         open_other("nowhere", R)
 

@@ -141,7 +141,7 @@ def test_the_differentiable_warp_undoes_and_does_the_same(spec):
 
     image, whole = smooth(1, 64, 64)[0], jnp.array([-1.0, -1, 1, 1])
     matrix = homography(spec, (64, 64))
-    done = twins.warp(twins.from_levels(jnp.asarray(image, jnp.float32)), jnp.asarray(np.linalg.inv(matrix), jnp.float32),
+    done = twins.warp(twins.to_float(jnp.asarray(image, jnp.float32)), jnp.asarray(np.linalg.inv(matrix), jnp.float32),
                       whole, jnp.zeros(3), False)
     expected = resampled(image, matrix, (64, 64))
     inside = np.isfinite(expected)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fpgan.errors import FpganError
-from fpgan.fingerprint import Fingerprint, as_bits
+from fpgan.fingerprint import Fingerprint, as_bits, check_user
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USERS_AT_ONCE = 1 << 14
 _IMAGES_AT_ONCE = 1 << 10
 
@@ -61,7 +59,7 @@ class Registry:
 
     def fingerprint(self, user: str) -> Fingerprint:
         """Returns a user's fingerprint, or raises FpganError when there is no such user."""
-        if user not in self.index:
+        if check_user(user) not in self.index:
             raise FpganError(f"the user {user!r} is not in the registry of {len(self)} users; issue a "
                              "fingerprint first (fpgan generate --issue)")
         return self.at(self.index[user])
@@ -110,7 +108,7 @@ def issue(users: Iterable[str], n_bits: int = 128, key: bytes | None = None) -> 
       key: a provider's secret from which they are derived; without it they are random.
 
     Raises:
-      FpganError: a user id that is empty, occurs twice, or has control characters or blanks around it.
+      FpganError: a user id that occurs twice, or is none (see `fpgan.fingerprint.check_user`).
     """
     users = tuple(users)
     _refuse_repeated(users)
@@ -138,14 +136,6 @@ def from_fingerprints(users: Iterable[str], fingerprints, n_bits: int = 128) -> 
     if len(np.unique(packed, axis=0)) != len(packed):
         raise FpganError("two users have the same fingerprint; issue one of them another")
     return Registry(users, packed, n_bits)
-
-
-def check_user(user: str) -> str:
-    """Returns a user id; FpganError if it is empty, has control characters, or blanks around it."""
-    if not user or user != user.strip() or _CONTROL.search(user):
-        raise FpganError(f"{user[:80]!r} is no good user id; expected text without control characters, "
-                         "without blanks around it")
-    return user
 
 
 def _refuse_repeated(users: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ A store of another kind is a class with the methods of `Store`, and a line in `i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fpgan.attribution import csv_store
@@ -35,17 +35,18 @@ def is_registry(path: str | os.PathLike) -> bool:
 
 
 def open_store(path: str | os.PathLike | None = None, key_file: str | os.PathLike | None = None,
-               n_bits: int = 128) -> Store:
+               n_bits: int = 128, report: Callable[[str], None] = lambda line: None) -> Store:
     """Opens a registry as what it is by its first bytes; users are not read yet.
 
     Args:
       path: a registry file: CSV.
       key_file: a provider's key instead, see `fpgan.attribution.read_key`.
       n_bits: length of the fingerprints, that of the model.
+      report: is told in a line what a key file was taken for.
 
     Raises:
       FpganError: neither is given, or both are.
     """
     if (path is None) == (key_file is None):
         raise FpganError("expected either a registry file or a provider's key, one of the two")
-    return CsvStore(path, n_bits) if key_file is None else KeyStore(key_file, n_bits)
+    return CsvStore(path, n_bits) if key_file is None else KeyStore(key_file, n_bits, report)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
+import re
 import sys
 
-from fpgan.errors import FpganError, missing_extra, printable
+from fpgan.errors import FpganError, missing_extra, printable, reason, shown
 
 COMMANDS = {
     "data": "prepare training images (RoboHash cats, a TFDS dataset, your own folder)",
@@ -40,6 +42,12 @@ RENAMED_FLAGS = {
     "evaluate": {"--not-ours": "--negatives", "--count": "--images", "--users": "--registry-size"},
     "bench": {"--batch": "--batch-sizes"},
 }
+_LESS = "close other programs, or take a machine with more"
+_SMALLER = {  # what to lower, command by command
+    "train": "lower batch_size (such as batch_size=16), or network.channel_base", "export": "lower --readout-images",
+    "bench": "lower --batch-sizes", "data": "lower --resolution", "evaluate": "lower --images",
+    **dict.fromkeys(("generate", "decode", "attribute"), "lower --batch-size"), "verify": "lower --decode",
+}
 _EXTRA_OF = {  # optional package -> the extra that brings it
     "absl": "train", "array_record": "records", "grain": "train", "importlib_resources": "train",
     "ml_collections": "train", "optax": "train", "orbax": "train", "robohash": "demo",
@@ -58,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else "--help"
+    for stream in (sys.stdout, sys.stderr):  # a name that this terminal cannot show comes out escaped
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(command, argv[1:])
         sys.stdout.flush()
@@ -75,6 +86,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush succeeds
         return 141
+    except MemoryError:
+        return _fail(command, FpganError(f"out of memory; {_SMALLER.get(command, _LESS)}"))
+    except RuntimeError as error:  # of JAX, about devices
+        told = _told_of_device(command, error)
+        if told is None:
+            raise
+        return _fail(command, FpganError(told))
     except OSError as error:  # a file or folder that cannot be read or written, a full disk
         return _fail(command, FpganError(_told(error)))
     except SystemExit as error:  # argparse has printed its help or its complaint
@@ -98,7 +116,9 @@ def _run(command: str, arguments: list[str]) -> int:
         prog=f"fpgan {command}", description=_sentence(COMMANDS[command]), epilog=module.EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
-    return module.run(parser.parse_args(_renamed(command, arguments)))
+    args = parser.parse_args(_renamed(command, arguments))
+    _refuse_empty(args)
+    return module.run(args)
 
 
 def _renamed(command: str, arguments: list[str]) -> list[str]:
@@ -131,6 +151,27 @@ def _told(error: OSError) -> str:
     return f"{printable(os.fsdecode(error.filename))}: {what}"
 
 
+def _told_of_device(command: str, error: RuntimeError) -> str | None:
+    """Says in one line that memory ran out on a device, or that a device is not to be had; None for another error."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text or "out of memory" in text:
+        return f"out of memory on the device ({shown(reason(error))}); {_SMALLER.get(command, _LESS)}"
+    if re.search("[Uu]nable to initialize backend|[Nn]o visible|Unknown backend|already in use|libtpu|"
+                 "FAILED_PRECONDITION|CUDA_ERROR|no supported devices", text):
+        wanted = os.environ.get("JAX_PLATFORMS")
+        asked = f"JAX_PLATFORMS is {wanted!r}; " if wanted else ""
+        return (f"the device cannot be had ({shown(reason(error))}); {asked}unset JAX_PLATFORMS, set it to cpu, or end what "
+                "uses the device")
+    return None
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Refuses empty names of files, which a variable of the shell that is not set leaves behind."""
+    for name in ("out", "workdir", "registry", "key_file", "users", "config", "model", "path", "data_dir"):
+        if getattr(args, name, None) == "":
+            raise FpganError(f"--{name.replace('_', '-')} is empty; expected a name (is a variable of the shell not set?)")
+
+
 def _fail(command: str, error: FpganError) -> int:
-    print(f"fpgan {command}: error: {error}", file=sys.stderr)
+    print(f"fpgan {command}: error: {printable(str(error))}", file=sys.stderr)
     return 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from fpgan.cli.terminal import not_negative, positive
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, printable
 from fpgan.model import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -86,10 +87,11 @@ def registry_of(args: argparse.Namespace, n_bits: int) -> Registry:
     _refuse_contradictions(args, path, users)
     if args.fingerprint is not None:
         return Registry.single(Fingerprint.from_hex(args.fingerprint, n_bits))
-    store = open_store(path, args.key_file, n_bits)
-    if args.issue:
-        return store.issue(users)
-    return store.select(users) if users else store.registry()
+    store = open_store(path, args.key_file, n_bits, lambda line: print(f"fpgan: {printable(line)}", file=sys.stderr))
+    found = store.issue(users) if args.issue else store.select(users) if users else store.registry()
+    if not len(found):
+        raise FpganError(f"{path} has no users yet; issue fingerprints first (fpgan generate --issue)")
+    return found
 
 
 def _refuse_contradictions(args: argparse.Namespace, path: str | None, users: list[str]) -> None:

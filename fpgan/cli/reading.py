@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from fpgan.cli.options import add_model_argument, add_process_arguments, process_of
-from fpgan.cli.terminal import closing_line, finish, positive, print_verdicts, row_counter, verdict_table, warner
+from fpgan.cli.terminal import (
+    closing_line,
+    finish,
+    positive,
+    print_verdicts,
+    row_counter,
+    tell_passed_over,
+    verdict_table,
+    warner,
+)
 
 if TYPE_CHECKING:
     from fpgan.decoding.decode import DecodeJob
@@ -54,10 +65,16 @@ def read_images(command: str, job: DecodeJob, args: argparse.Namespace) -> int:
     else:
         process.refuse_several("a folder: give --out one")
         with _sinks(command, job, args) as sinks:
-            counts = job.run(image_sources(args.images), sinks)
+            others: Counter = Counter()
+            counts = job.run(image_sources(args.images, lambda path: others.update([_ending(path)])), sinks)
+        tell_passed_over(command, others)
     if meaning is not None:
         print_verdicts(counts, meaning, sys.stdout if args.out or not args.format else sys.stderr)
     return finish(command, counts, args.strict)
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 @contextlib.contextmanager

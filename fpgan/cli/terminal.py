@@ -78,6 +78,14 @@ def finish(command: str, counts, strict: bool) -> int:
     return int(bool(counts.failed and (strict or not counts.read)))
 
 
+def tell_passed_over(command: str, endings) -> None:
+    """Says on standard error in one line how many files were no images by their names (a Counter of endings)."""
+    if endings:
+        common = endings.most_common(5)
+        most = ", ".join(f"{count} {printable(ending) or 'without an ending'}" for ending, count in common)
+        print(f"fpgan {command}: {sum(endings.values())} other files were passed over ({most})", file=sys.stderr)
+
+
 def closing_line(outcome, process, done: str, pieces: str, complete: str) -> str:
     """Says what a process did of work in shards.
 

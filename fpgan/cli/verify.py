@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"decoded  {report.decoded:>8}, of which {report.matched} match "
               f"({report.needed} or more of {settings.bits} bits)")
     print(f"problems {problems.count:>8}")
+    if problems.system:
+        print(f"and {len(problems.system)} files that operating systems leave, which are no problem: "
+              f"{printable(', '.join(problems.system[:3]))}{', ...' if len(problems.system) > 3 else ''}")
     for problem in problems.shown:
         print(f"fpgan verify: {printable(problem)}", file=sys.stderr)
     if problems.count > len(problems.shown):

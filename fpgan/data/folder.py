@@ -1,24 +1,26 @@
 """The user's own images: a folder or a zip file, listed and read so that every file left out is named."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
-import zipfile
-import zlib
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from fpgan.errors import FpganError
-from fpgan.io.images import crop_and_resize, read_image
-from fpgan.io.listing import EXTENSIONS
-from fpgan.io.provenance import cpu_count
+from fpgan.errors import FpganError, reason
+from fpgan.io.images import EXTENSIONS, read_square
+from fpgan.io.inputs import Budget
+from fpgan.io.listing import MAX_MEMBER, open_zip, read_member, walk_images, zip_members
 
 _CHUNK = 64  # files in memory at once
-_MAX_ENCODED = 2**28  # bytes of one file in a zip: more than any photo, less than what would fill the memory
+_TELL = 1000  # files between two reports of progress
+_MEMBERS = Budget(MAX_MEMBER)  # bytes of files of a zip in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Listing:
       images: names of the files that look like images by their extension, sorted, with / between folders.
       others: names of all other files, sorted; hidden files and macOS resource forks are in neither list.
       digest: hex; changes when any image file is added, removed, renamed, rewritten or changes its size.
+      numbers: of a zip, the number of each image in it.
     """
 
     path: Path
     images: tuple[str, ...]
     others: tuple[str, ...]
     digest: str
+    numbers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,41 +59,40 @@ class Item:
     problem: str = ""
 
 
-def list_own_images(path):
-    """Lists the files of a folder (with its subfolders) or of a zip file.
+def list_own_images(path: str | os.PathLike,
+                    progress: Callable[[int, int | None], None] = lambda done, total: None) -> Listing:
+    """Lists the files of a folder (with its subfolders) or of a zip file, in time linear in their number.
 
     Args:
       path: a folder or a zip file.
+      progress: called as progress(files so far, None) every now and then.
 
     Returns:
-      Listing.
+      What there is.
 
     Raises:
       FpganError: if there is no such folder or zip, or it holds no file with an image's extension.
     """
     path = Path(path).expanduser().resolve()
-    if path.is_dir():
-        stamps = dict(_walk(path, frozenset()))
-    else:
-        with _open_zip(path) as archive:
-            stamps = {info.filename: f"{info.file_size} {info.CRC:x}" for info in archive.infolist()
-                      if not info.is_dir()}
-    names = sorted(name for name in stamps if not _is_hidden(name))
-    images = tuple(name for name in names if PurePosixPath(name).suffix.lower() in EXTENSIONS)
-    if not images:
+    if not path.exists():
+        raise FpganError(f"{path} does not exist; expected a folder or a zip file of images")
+    stamps, others = _list_folder(path, progress) if path.is_dir() else _list_zip(path)
+    if not stamps:
         raise FpganError(f"{path} holds no images; expected files named {', '.join(sorted(EXTENSIONS))}")
-    lines = "".join(f"{name}\0{stamps[name]}\n" for name in images)
+    images = sorted(stamps)
+    lines = "".join(f"{name}\0{stamps[name][0]}\n" for name in images)
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-    return Listing(path, images, tuple(name for name in names if name not in set(images)), digest)
+    numbers = () if path.is_dir() else tuple(stamps[name][1] for name in images)
+    return Listing(path, tuple(images), tuple(sorted(others)), digest, numbers)
 
 
-def read_own_images(listing, resolution, crop):
+def read_own_images(listing: Listing, resolution: int, crop: str) -> Iterator[Item]:
     """Reads the listed images in order, on several threads; a damaged file comes with its problem instead.
 
     Args:
       listing: what to read.
       resolution: side length in pixels.
-      crop: as in `crop.crop_box`.
+      crop: as in `fpgan.io.images.crop_box`.
 
     Yields:
       One Item per name in `listing.images`, in that order.
@@ -98,61 +101,61 @@ def read_own_images(listing, resolution, crop):
         if listing.path.is_dir():
             read = functools.partial(_read_file, listing.path)
         else:
-            read = functools.partial(_read_member, stack.enter_context(_open_zip(listing.path)))
-        pool = stack.enter_context(futures.ThreadPoolExecutor(cpu_count()))
+            archive = stack.enter_context(open_zip(listing.path))
+            read = functools.partial(_read_member, archive, dict(zip(listing.images, listing.numbers, strict=True)))
+        pool = stack.enter_context(futures.ThreadPoolExecutor(os.cpu_count()))
         for start in range(0, len(listing.images), _CHUNK):
             names = listing.images[start:start + _CHUNK]
             yield from pool.map(functools.partial(_read_item, read, resolution, crop), names)
 
 
-def _read_item(read, resolution, crop, name):
+def _list_folder(path: Path, progress: Callable[[int, int | None], None]) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """Returns the images of a folder with their stamps, and its other files; a folder that cannot be read is an error."""
+    prefix, others, stamps = os.path.join(path, ""), [], {}
+    for image, error in walk_images(str(path), EXTENSIONS, lambda name: others.append(name.removeprefix(prefix))):
+        if error:
+            raise FpganError(f"{error}; mend its permissions")
+        try:
+            status = os.stat(image)
+        except OSError:  # a link to nothing is stamped itself, and told when it is read
+            status = os.lstat(image)
+        stamps[image.removeprefix(prefix)] = f"{status.st_size} {status.st_mtime_ns}", 0
+        if len(stamps) % _TELL == 0:
+            progress(len(stamps), None)
+    return stamps, others
+
+
+def _list_zip(path: Path) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """Returns the images of a zip with their stamps and numbers, and its other files."""
+    stamps, others = {}, []
+    with open_zip(path) as archive:
+        listed = archive.infolist()
+        for number, name, twice in zip_members(archive):
+            if os.path.splitext(name)[1].lower() not in EXTENSIONS:
+                others.append(name)
+            elif twice:
+                others.append(f"{name} (there twice; the first one counts)")
+            else:
+                stamps[name] = f"{listed[number].file_size} {listed[number].CRC:x}", number
+    return stamps, others
+
+
+def _read_item(read: Callable, resolution: int, crop: str, name: str) -> Item:
     try:
-        image, side = crop_and_resize(read_image(read(name))[0], resolution, crop)
+        with read(name) as content:
+            return Item(name, *read_square(content, resolution, crop))
     except OSError as error:
-        return Item(name, None, problem=error.strerror or str(error))
-    except FpganError as error:
-        return Item(name, None, problem=str(error).split(" bytes>: ")[-1])  # read_image saw only bytes
-    return Item(name, image, side)
+        return Item(name, None, problem=reason(error))
+    except FpganError as error:  # which has a path before what is wrong, or says that it saw only bytes
+        return Item(name, None, problem=str(error).split(f"/{name}: ")[-1].split(" bytes>: ")[-1])
 
 
-def _walk(folder, above, prefix=""):
-    """Yields (name, stamp) of all files; links to folders are followed, but not back to a folder above."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise FpganError(f"{folder} cannot be read ({error.strerror}); mend its permissions") from error
-    above = above | {os.path.realpath(folder)}
-    for entry in entries:
-        if entry.is_dir():
-            if not _is_hidden(entry.name) and os.path.realpath(entry.path) not in above:
-                yield from _walk(entry.path, above, f"{prefix}{entry.name}/")
-        else:
-            status = entry.stat(follow_symlinks=entry.is_file())  # a dangling link is stamped itself
-            yield prefix + entry.name, f"{status.st_size} {status.st_mtime_ns}"
+@contextlib.contextmanager
+def _read_file(folder: Path, name: str) -> Iterator[Path]:
+    yield folder / name
 
 
-def _is_hidden(name):
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
-def _open_zip(path):
-    if not path.exists():
-        raise FpganError(f"{path} does not exist; expected a folder or a zip file of images")
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise FpganError(f"{path} is neither a folder nor a readable zip file ({error})") from error
-
-
-def _read_file(folder, name):
-    return (folder / name).read_bytes()
-
-
-def _read_member(archive, name):
-    """Reads one file of a zip; what is wrong with it becomes FpganError."""
-    if archive.getinfo(name).file_size > _MAX_ENCODED:
-        raise FpganError(f"larger than {_MAX_ENCODED >> 20} MiB")
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise FpganError(f"damaged in the zip file ({error})") from error
+@contextlib.contextmanager
+def _read_member(archive, numbers: dict[str, int], name: str) -> Iterator[bytes]:
+    with _MEMBERS.held(archive.infolist()[numbers[name]].file_size):
+        yield read_member(archive, numbers[name])

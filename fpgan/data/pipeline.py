@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 
 from fpgan.data.shuffle import batch_indices
@@ -59,6 +60,8 @@ def stream(source, batch_size, seed, start_step=0, process_index=0, process_coun
 def _end_with_parent(index, count):
     """Lets a worker end when the process that it reads for is gone, however that ended, rather than wait for ever."""
     del index, count
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells it in one line
 
     def wait():
         multiprocessing.parent_process().join()

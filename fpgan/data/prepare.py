@@ -69,9 +69,9 @@ def _prepare_own(settings, folder, progress):
     """Prepares cats or the user's own images in the folder of this version."""
     listing = None
     if settings.name == "folder":
-        listing = list_own_images(settings.path)
+        listing = list_own_images(settings.path, progress or (lambda done, total: None))
     else:
-        robohash.check(settings.resolution)
+        robohash.CATS.check(settings.resolution)
     with locked(folder.parent / ".lock", wait=False):
         if prepared.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
             return _report(folder, nothing_to_do=True)

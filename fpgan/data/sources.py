@@ -5,16 +5,17 @@ from __future__ import annotations
 import abc
 import os
 import re
+from collections.abc import Callable
 
 import numpy as np
 
-from fpgan.data import robohash
+from fpgan.data.folder import list_own_images
 from fpgan.data.prepared import find_public_set, is_prepared, open_records, read_description
-from fpgan.data.robohash import ROBOHASH_SETS, RobohashSet
+from fpgan.data.robohash import ROBOHASH_SETS
 from fpgan.data.settings import prepare_command, prepared_folder, read_settings
 from fpgan.errors import FpganError
-from fpgan.io.images import crop_and_resize, read_image
-from fpgan.io.listing import list_images
+from fpgan.io.images import read_image, read_square
+from fpgan.io.listing import contents_of, image_sources
 
 _CHUNK = 512  # images between two reports of progress
 
@@ -26,7 +27,10 @@ class ImageSource(abc.ABC):
       name: short name, e.g. "robohash_cats".
       licence: of the images, as a sentence or an identifier.
       resolution: side length R in pixels.
+      note: what somebody who trains on it should know, or "".
     """
+
+    note = ""
 
     def __init__(self, name, licence, resolution, length):
         self.name, self.licence, self.resolution, self._length = name, licence, resolution, length
@@ -61,15 +65,23 @@ class ImageSource(abc.ABC):
         return images
 
 
-class RenderedCats(ImageSource):
-    """RoboHash cats, made when they are asked for: image i is `robohash.render_cats(i)`."""
+class Rendered(ImageSource):
+    """RoboHash art, made when it is asked for: image i is `LayeredSet.render(i)`; all combinations are different.
 
-    def __init__(self, resolution, count):
-        super().__init__("robohash_cats", robohash.LICENCE, resolution, count)
+    Args:
+      name: one of ROBOHASH_SETS.
+      resolution: side in pixels.
+      count: how many images; all combinations once by default.
+    """
 
-    def read(self, indices):
-        """Renders these cats: integer array [N] to uint8 [N, R, R, 3]."""
-        return robohash.render_cats(indices, self.resolution)
+    def __init__(self, name: str, resolution: int, count: int | None = None):
+        self._set = ROBOHASH_SETS[name]
+        self._set.check(resolution)
+        super().__init__(name, self._set.licence, resolution, len(self._set) if count is None else count)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Renders these images: integer array [N] to uint8 [N, R, R, 3]."""
+        return self._set.render(indices, self.resolution)
 
 
 class PreparedImages(ImageSource):
@@ -95,7 +107,7 @@ class PreparedImages(ImageSource):
         records = self._records.__getitems__([int(index) for index in indices])
         for image, index, record in zip(images, indices, records, strict=True):
             try:
-                image[...] = crop_and_resize(read_image(record["image"])[0], self.resolution, self._crop)[0]
+                image[...] = read_square(record["image"], self.resolution, self._crop)[0]
             except FpganError as error:
                 raise FpganError(f"image {index} of {self._folder}: {error}") from error
         return images
@@ -126,12 +138,23 @@ def open_source(data):
         return PreparedImages(settings.tfds_name, folder, settings)
     folder = prepared_folder(settings)
     if is_prepared(folder):
-        return PreparedImages(settings.name, folder, settings)
+        source = PreparedImages(settings.name, folder, settings)
+        if settings.name == "folder" and _has_changed(settings.path, source.metadata.get("digest")):
+            source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the older set. "
+                           f"To train on the images of today, in a new --workdir: {prepare_command(settings)}")
+        return source
     if settings.name == "robohash_cats":
-        robohash.check(settings.resolution)
-        return RenderedCats(settings.resolution, _first(settings.take, settings.count, "the set"))
+        return Rendered(settings.name, settings.resolution, _first(settings.take, settings.count, "the set"))
     raise FpganError(f"the images of {settings.path} are not prepared in {settings.data_dir!r} at this"
                      f" resolution and crop; prepare them with: {prepare_command(settings)}")
+
+
+def _has_changed(path: str, digest: str | None) -> bool:
+    """Whether the user's own images are other ones than those that were prepared; False where they are gone."""
+    try:
+        return list_own_images(path).digest != digest
+    except FpganError:
+        return False
 
 
 def _first(take, length, what):
@@ -141,7 +164,7 @@ def _first(take, length, what):
     return take or length
 
 
-def open_other(text: str, resolution: int, data_dir: str = "data"):
+def open_other(text: str, resolution: int, data_dir: str = "data") -> ImageSource:
     """Opens a source of images by a short name.
 
     Args:
@@ -155,14 +178,14 @@ def open_other(text: str, resolution: int, data_dir: str = "data"):
     """
     match = None if os.path.exists(text) else re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
     if match:
-        return PartOf(open_other(match[1], resolution, data_dir), text, int(match[2] or 0), match[3] and int(match[3]))
+        return Subset(open_other(match[1], resolution, data_dir), text, int(match[2] or 0), int(match[3] or 0))
     if os.path.exists(text):
-        return FileImages(text, resolution)
-    if text in ROBOHASH_SETS:
-        return RobohashSet(text, resolution)
+        return Files(text, resolution)
     if text == "robohash_cats" or text.startswith("tfds:"):
         return open_source(data_settings(text, resolution) | {"data_dir": data_dir})
-    return FileImages(text, resolution)
+    if text in ROBOHASH_SETS:
+        return Rendered(text, resolution)
+    return Files(text, resolution)
 
 
 def data_settings(text: str, resolution: int) -> dict:
@@ -183,40 +206,46 @@ def data_settings(text: str, resolution: int) -> dict:
                      "folder or zip file")
 
 
-class FileImages:
-    """Images of a folder, a pattern or a file as a source: read when asked for, cropped and resized.
+class Files(ImageSource):
+    """Images of a folder, a zip, a pattern or a file: read when asked for, cropped and resized.
 
-    Attributes:
-      name: what was given.
-      licence: "", unknown.
-      resolution: side R in pixels.
+    Args:
+      path: see `fpgan.io.listing.image_sources`.
+      resolution: side in pixels.
     """
 
     def __init__(self, path: str, resolution: int):
-        self.name, self.licence, self.resolution = path, "", resolution
-        self._files = list_images([path])
-
-    def __len__(self) -> int:
-        return len(self._files)
+        self._files = list(image_sources([path]))
+        super().__init__(path, "", resolution, len(self._files))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Reads images: int [N] -> uint8 [N, R, R, 3]."""
-        return np.stack([read_image(self._files[i], self.resolution)[0] for i in indices])
+        """Reads images: int [N] -> uint8 [N, R, R, 3]; FpganError names one that cannot be read."""
+        images = []
+        for name, content in contents_of(self._files[i] for i in indices):
+            if isinstance(content, FpganError):
+                raise content
+            images.append(_named(name, lambda content=content: read_image(content, self.resolution)[0]))
+        return np.stack(images)
 
 
-class PartOf:
-    """The images start, start + 1, ..., stop - 1 of another source, under a name of its own."""
+class Subset(ImageSource):
+    """The images start, start + 1, ..., stop - 1 of another source, under a name of its own; stop 0 means to its end."""
 
-    def __init__(self, source, name: str, start: int, stop: int | str):
+    def __init__(self, source: ImageSource, name: str, start: int, stop: int):
         stop = min(stop or len(source), len(source))
         if start >= stop:
             raise FpganError(f"{name}: there are no such images; {source.name} has {len(source)}, counted from 0")
-        self.name, self.licence, self.resolution = name, source.licence, source.resolution
-        self._source, self._start, self._length = source, start, stop - start
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(name, source.licence, source.resolution, stop - start)
+        self._source, self._start = source, start
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Reads images: int [N], each in [0, stop - start) -> uint8 [N, R, R, 3]."""
         return self._source.read(np.asarray(indices) + self._start)
+
+
+def _named(name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """Reads an image; an error names it, which may come from its bytes alone."""
+    try:
+        return read()
+    except FpganError as error:
+        raise error if name in str(error) else FpganError(f"{name}: {str(error).split(' bytes>: ')[-1]}") from None

@@ -8,6 +8,7 @@ becomes a row that says why; the others are done.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -26,6 +27,7 @@ from fpgan.io.images import read_image
 from fpgan.io.listing import Source, contents_of, image_sources
 
 _BATCHES_AHEAD = 4
+_BYTES_AHEAD = 1 << 26  # of encoded images from records
 _ROWS_AT_ONCE = 256
 
 
@@ -110,14 +112,16 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
     """As `decode_files`, of images that `image_sources` has found."""
     if batch_size < 1:
         raise FpganError(f"the batch size is {batch_size}; expected at least 1")
-    with ThreadPoolExecutor(workers) as pool:
+    with _reading_threads(workers) as pool:
         waiting: deque[tuple[str, Future]] = deque()
         contents = contents_of(sources)
         first = True
         while True:
+            encoded = 0  # bytes of records that are in memory
             for name, content in contents:
                 waiting.append((name, pool.submit(_read, content, model.resolution)))
-                if len(waiting) >= _BATCHES_AHEAD * batch_size:
+                encoded += len(content) if isinstance(content, bytes) else 0
+                if len(waiting) >= _BATCHES_AHEAD * batch_size or encoded >= _BYTES_AHEAD:
                     break
             if not waiting:
                 return
@@ -126,6 +130,16 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
                 batch_size = min(batch_size, 1 << (len(group) - 1).bit_length())
                 first = False
             yield from _decoded(model, group, batch_size)
+
+
+@contextlib.contextmanager
+def _reading_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read files; on an error or Ctrl-C nothing is read that has not been begun."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate: float = 1e-6,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.io.files import create_file, is_temporary, lock, read_json, reason, writing
+from fpgan.io.files import create_file, is_system_file, is_temporary, lock, reason, writing
+from fpgan.io.inputs import read_json
 
 _POLL = 1.0  # seconds between looks at a shard that another process holds
 
@@ -35,7 +36,8 @@ def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
     folder, path = Path(folder), Path(folder) / name
     try:
         if folder.exists() and not path.exists():
-            foreign = [there for there in os.listdir(folder) if there[0] != "." and there != Path(name).parts[0]]
+            foreign = [there for there in os.listdir(folder)
+                       if there[0] != "." and there != Path(name).parts[0] and not is_system_file(there)]
             if foreign and not path.exists():  # another process may have begun just now
                 raise FpganError(f"{folder} holds other files, {min(foreign)!r} for one; choose another folder")
         if not path.exists():

@@ -221,6 +221,7 @@ def draw(runs: Sequence[Run], metrics: Sequence[str], *, form: str = "png", x: s
       FpganError: matplotlib is missing.
     """
     try:
+        os.environ["MPLBACKEND"] = "agg"  # a notebook's, which matplotlib looks for when it is imported, may not be there
         import matplotlib
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

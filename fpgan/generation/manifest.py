@@ -29,8 +29,8 @@ from fpgan.attribution.registry import Registry, check_user
 from fpgan.distributed.work import shard_name
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
-from fpgan.io.files import read_json
 from fpgan.io.images import ENCODERS
+from fpgan.io.inputs import Field, check_fields, read_json
 from fpgan.io.records import import_array_record
 
 CONTAINERS = ("files", "array_record")
@@ -38,6 +38,14 @@ ENCODINGS = tuple(ENCODERS)
 SETTINGS, MANIFEST = "settings.json", "manifest"
 SHARD_SIZE = 4096
 _FORMAT = 1
+MAX_SHARDS = 10**6
+_DIGEST = Field(str, 64, 64)
+_SCHEMA = {
+    "model": Field(str, 1, 64), "bits": Field(int, 8, 512), "users": Field(int, 1, 2**40), "users_sha256": _DIGEST,
+    "fingerprints_sha256": _DIGEST, "per_user": Field(int, 1, 2**40), "seed": Field(int, 0, 2**32 - 1),
+    "container": Field(str, choices=CONTAINERS), "encoding": Field(str, choices=ENCODINGS),
+    "batch_size": Field(int, 1, 2**31), "shard_size": Field(int, 1, 2**40),
+}
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|settings|manifest)(\.|$)", re.IGNORECASE)
 _CAPITAL = re.compile("[A-Z]")
 _MAX_NAME = 120
@@ -182,7 +190,13 @@ def sample_set(model, registry: Registry, *, per_user: int, seed: int, container
         if name in labels:
             raise FpganError(f"{name!r} is given twice; expected distinct users and fingerprints")
         labels.add(name)
+    _check_shards(settings.shards)
     return SampleSet(settings, registry)
+
+
+def _check_shards(shards: int, where: str = "") -> None:
+    if shards > MAX_SHARDS:
+        raise FpganError(f"{where}the set has {shards:,} shards; expected {MAX_SHARDS:,} at most: raise --shard-size")
 
 
 def names_digest(users: Sequence[str | None], digest=None):
@@ -198,10 +212,10 @@ def read_settings(folder: str | os.PathLike) -> Settings:
     found = read_json(path, "; expected a folder that fpgan generate made")
     if found.pop("fpgan_sample_set", None) != _FORMAT:
         raise FpganError(f"{path} is not of this fpgan's generate; choose another folder")
-    types = {field.name: int if field.type == "int" else str for field in dataclasses.fields(Settings)}
-    if {name: type(value) for name, value in found.items()} != types:
-        raise FpganError(f"{path} is damaged; choose another folder")
-    return Settings(**found)
+    check_fields(found, _SCHEMA, f"{path}", "; choose another folder")
+    settings = Settings(**found)
+    _check_shards(settings.shards, f"{path}: ")
+    return settings
 
 
 def read_manifest(folder: str | os.PathLike) -> Iterator[dict]:
@@ -233,10 +247,12 @@ def manifest_entry(settings: Settings, i: int, line: bytes, before: dict | None 
     """
     try:
         entry = json.loads(line)
+        if entry["user"] is not None:
+            check_user(entry["user"])
         bytes.fromhex(entry["sha256"])
         fingerprint = Fingerprint.from_hex(entry["fingerprint"], settings.bits).hex
         expected = settings.line(i, entry["user"], fingerprint, entry["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, FpganError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FpganError) as error:
         raise ManifestError("no line of a manifest") from error
     if line != expected:
         raise ManifestError(f"not the line for image {i} of this set")

@@ -63,7 +63,7 @@ class Shard:
         """Makes a finished shard of one whose images are all in the journal: its data, its manifest, and no journal."""
         digests = list(self._finished())
         lines = [self.what.line(i, digest) for i, digest in zip(self.samples, digests, strict=True)]
-        write_file(self.folder / self.what.settings.manifest_file(self.number), b"".join(lines), sync=True)
+        write_file(self.folder / self.what.settings.manifest_file(self.number), b"".join(lines), sync=True, private=True)
         self._claim.remove()
 
     def release(self) -> None:

@@ -31,12 +31,18 @@ from fpgan.generation.manifest import (
     of_other_instances,
     read_settings,
 )
-from fpgan.io.files import is_temporary, reason
+from fpgan.io.files import is_system_file, is_temporary, reason
 from fpgan.io.images import read_image
+from fpgan.io.inputs import read_bytes
 from fpgan.io.provenance import cpu_count
 from fpgan.io.records import record_reader
 
+MAX_MANIFEST, MAX_IMAGE = 1 << 30, 1 << 28  # bytes
 SHOWN = 10  # problems that are kept word by word
+
+
+class SystemFile(str):
+    """The path of a file that an operating system has left: told, but no problem."""
 
 
 @dataclass
@@ -45,9 +51,13 @@ class Problems:
 
     shown: list[str] = field(default_factory=list)
     count: int = 0
+    system: list[SystemFile] = field(default_factory=list)
 
     def add(self, what: str, first: bool = False) -> None:
         """Adds one, if it explains others in front of them."""
+        if isinstance(what, SystemFile):
+            self.system.append(what)
+            return
         self.count += 1
         self.shown = ([what, *self.shown] if first else [*self.shown, what])[:SHOWN]
 
@@ -59,6 +69,7 @@ class Problems:
     def extend(self, others: Problems) -> None:
         """Adds all of others, which come after these."""
         self.count += others.count
+        self.system += others.system
         self.shown += others.shown[:SHOWN - len(self.shown)]
 
 
@@ -182,7 +193,7 @@ def _check_shard(folder: Path, settings: Settings, shard: int, chosen: set[int])
     """Compares a shard's manifest and its images, line by line."""
     report, name, samples = _ShardReport(), settings.manifest_file(shard), settings.samples(shard)
     try:
-        lines = (folder / name).read_bytes().splitlines(keepends=True)
+        lines = read_bytes(folder / name, MAX_MANIFEST).splitlines(keepends=True)
     except OSError as error:
         begun = (folder / settings.journal_file(shard)).exists()
         report.problems.add(f"{name}: {reason(error)}; shard {shard} is {'not finished' if begun else 'missing'}: the same "
@@ -244,7 +255,7 @@ def _open_images(stack: contextlib.ExitStack, folder: Path, settings: Settings,
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, MAX_IMAGE)
     except OSError as error:
         raise FpganError(f"{path}: {reason(error)}") from error
 
@@ -291,6 +302,8 @@ def _strangers(folder: Path, settings: Settings, labels: set[str]) -> Iterator[s
 
 
 def _strange(path: Path) -> str:
+    if is_system_file(path.name):
+        return SystemFile(path)
     kind = "half-written, by a process that is at work or was killed" if is_temporary(path.name) else "not of this set"
     return f"{path}: {kind}"
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, reason
 
 try:
     import fcntl
@@ -21,20 +21,27 @@ except ImportError:  # Windows: no advisory locks, so two processes in one folde
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _MAX_STEM = 60
+_SYSTEM_FILES = frozenset({  # in lower case
+    ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", ".documentrevisions-v100",
+    ".appledouble", ".apdisk", ".volumeicon.icns", "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
+    "desktop.ini", "$recycle.bin", "system volume information", "lost+found", ".directory", ".snapshot", ".snapshots",
+    "@eadir", "#recycle", ".stfolder", ".stignore",
+})
 
 
-def write_file(path: str | os.PathLike, data: bytes, sync: bool = False) -> None:
+def write_file(path: str | os.PathLike, data: bytes, sync: bool = False, private: bool = False) -> None:
     """Writes a file atomically: under a temporary name beside it, then renamed; missing folders are made.
 
     Args:
-      path: where the file goes; one that is there is replaced.
+      path: where the file goes; one that is there is replaced, but keeps its mode, and a link stays a link.
       data: the whole content.
       sync: wait until the disk has it, so that it also survives a power cut.
+      private: nobody but the owner may read a new file (mode 0600).
 
     Raises:
       FpganError: the place cannot be written.
     """
-    with replacing(path, sync) as file, writing(path):
+    with replacing(path, sync, private) as file, writing(path):
         file.write(data)
 
 
@@ -48,12 +55,13 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, sync: bool = False) -> Iterator:
+def replacing(path: str | os.PathLike, sync: bool = False, private: bool = False) -> Iterator:
     """Opens a temporary binary file that takes the place of `path` when the block ends without an exception.
 
     Args:
-      path: where the file goes; missing folders are made.
+      path: where the file goes; missing folders are made. A file that is replaced keeps its mode, and a link stays a link.
       sync: wait until the disk has it before it takes its place.
+      private: nobody but the owner may read a new file (mode 0600).
 
     Yields:
       The open file.
@@ -61,10 +69,13 @@ def replacing(path: str | os.PathLike, sync: bool = False) -> Iterator:
     Raises:
       FpganError: the place cannot be written. What the block itself raises stays as it is.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     temporary = _temporary(path)
     with writing(path):
-        file = _created(temporary)
+        mode = _mode_of(path)
+        file = _created(temporary, private or mode is not None)
+        if mode is not None:
+            os.chmod(temporary, mode)
     try:
         yield file
         with writing(path):
@@ -161,6 +172,11 @@ def create_file(path: str | os.PathLike, data: bytes) -> bool:
             temporary.unlink(missing_ok=True)
 
 
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is named as those that operating systems leave everywhere, and that nobody has put there."""
+    return name.lower() in _SYSTEM_FILES or name.startswith(("._", ".nfs", ".Trash-", ".fuse_hidden"))
+
+
 def remove_temporaries(paths: Iterable[Path]) -> None:
     """Removes what a killed process left of writing these files; nobody may be writing them now."""
     stems: dict[Path, set[str]] = {}
@@ -177,38 +193,25 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def read_json(path: str | os.PathLike, hint: str = "") -> dict:
-    """Reads a file that holds one JSON object.
-
-    Args:
-      path: the file.
-      hint: how to mend it if it cannot be read, appended to the message.
-
-    Raises:
-      FpganError: it cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise FpganError(f"{os.fspath(path)}: cannot be read ({reason(error)}){hint}") from error
-    if not isinstance(found, dict):
-        raise FpganError(f"{os.fspath(path)}: cannot be read (it is no JSON object){hint}")
-    return found
-
-
-def reason(error: BaseException) -> str:
-    """Says in one line why an exception was raised."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.split("\n")[0] or type(error).__name__
-
-
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:_MAX_STEM]}.{secrets.token_hex(4)}.tmp")
 
 
-def _created(path: Path):
+def _mode_of(path: Path) -> int | None:
+    """The mode of a file that is about to be replaced, or None when there is none."""
     try:
-        return open(path, "xb")
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
+
+
+def _created(path: Path, private: bool = False) -> BinaryIO:
+    def opener(name, flags):
+        return os.open(name, flags, 0o600 if private else 0o666)
+
+    try:
+        return open(path, "xb", opener=opener)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "xb")
+        return open(path, "xb", opener=opener)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-import struct
-import zlib
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from fpgan.errors import FpganError
-from fpgan.io.files import reason
+from fpgan.errors import FpganError, reason, shown
+from fpgan.io.inputs import Budget, open_regular
 
-# What Pillow raises for damaged files, by format; anything else is a bug and shows its traceback.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
-            struct.error, zlib.error, Image.DecompressionBombError)
+FORMATS = {  # of Pillow, and the endings of their files; no other is opened, whatever a file is named
+    "PNG": (".png", ".apng"), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",), "BMP": (".bmp",),
+    "GIF": (".gif",), "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm", ".pbm", ".pnm"), "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"), "TGA": (".tga",),
+}
+EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+MEMORY, ENCODED = Budget(768 << 20), Budget(128 << 20)  # bytes in all threads: for decoding, of files read at once
+_BYTES = 13  # of memory for a pixel: as decoded, as RGB, and cropped, four each (measured: 8.1 to 12.6)
+_BYTES_PER_PIXEL = {"WEBP": 22, "AVIF": 20, "JPEG2000": 32}  # whose decoders take more (measured: 20.9, 11.1, 25.0)
+_BLOCK = 64 << 20  # bytes: what is larger than 32 MB the allocator of glibc does not keep for its thread
+_STRIP = 1 << 20  # pixels that are brought to RGB at once
+_BITS, _SAMPLE_FORMAT, _SMALLEST, _LARGEST = 258, 339, 340, 341  # tags of TIFF
 _RUNS = 3  # Z_RLE of zlib
 _LANCZOS = Image.Resampling.LANCZOS
 CROPS = ("center", "none", "celeba128")
@@ -29,37 +39,101 @@ def to_uint8(x) -> np.ndarray:
 
 
 def read_image(source: str | os.PathLike | bytes, resolution: int | None = None) -> tuple[np.ndarray, bool]:
-    """Reads an image of any common format as RGB.
+    """Reads an image of one of FORMATS as RGB.
 
-    The EXIF orientation is applied, grey and palette images become RGB, transparency is laid over white,
-    16-bit grey is scaled to 8 bits; of an animation the first frame counts. An image of another size is
-    cropped to its central square and resized with an antialiasing (Lanczos) filter.
+    The EXIF orientation is applied, grey and palette images become RGB, transparency is laid over white, deep grey levels of
+    a known range are scaled to 8 bits; of an animation the first frame counts. An image of another size is cropped to its
+    central square and resized with an antialiasing (Lanczos) filter. All threads together decode no more at a time than
+    MEMORY allows.
 
     Args:
-      source: a path, or the bytes of an encoded image.
+      source: the path of a regular file, or the bytes of an encoded image.
       resolution: side of the wanted square in pixels; without it the image keeps its size.
 
     Returns:
       uint8 [R, R, 3] (or [H, W, 3] without a resolution), and whether it had to be cropped or resized.
 
     Raises:
-      FpganError: the file does not exist, is damaged or is no image; its name is in the message.
+      FpganError: the file does not exist, is damaged, too large or no image; its name is in the message.
     """
+    if resolution is None:
+        return _decoded(source, lambda image: (np.array(image), False))
+    size = (resolution, resolution)
+    return _decoded(source, lambda image: (
+        (np.array(image), False) if image.size == size else (_square(image, resolution, "center")[0], True)))
+
+
+def read_square(source: str | os.PathLike | bytes, resolution: int, crop: str) -> tuple[np.ndarray, int]:
+    """Reads an image as `read_image` does, but with a crop of choice.
+
+    Args:
+      source: as in `read_image`.
+      resolution: side length of the result in pixels.
+      crop: as in `crop_box`.
+
+    Returns:
+      uint8 [R, R, 3], and the side length of the window it was made from, in pixels.
+
+    Raises:
+      FpganError: as `read_image` (the name is in the message) and `crop_box` (it is not).
+    """
+    return _decoded(source, lambda image: _square(image, resolution, crop))
+
+
+def _square(image: Image.Image, resolution: int, crop: str) -> tuple[np.ndarray, int]:
+    left, top, side = crop_box(*image.size, crop)
+    window = image.crop((left, top, left + side, top + side))
+    return np.array(window if side == resolution else window.resize((resolution, resolution), _LANCZOS)), side
+
+
+def _decoded(source: str | os.PathLike | bytes, finish: Callable[[Image.Image], tuple]) -> tuple:
+    """Decodes an image to RGB and returns what `finish` makes of it, both within the budgets of memory."""
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            image = _as_rgb(ImageOps.exif_transpose(opened))
+        with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+            with ENCODED.held(_read_at_once(file)), Image.open(file, formats=_known_formats()) as image:
+                with MEMORY.held(_cost(image)):
+                    try:
+                        return finish(_as_rgb(image))
+                    finally:
+                        image.close()  # before its memory counts as free
     except UnidentifiedImageError as error:
         raise FpganError(f"{name}: not an image, or none of a known format") from error
-    except _DAMAGED as error:
-        raise FpganError(f"{name}: cannot be read as an image ({reason(error)})") from error
-    if resolution is None or image.size == (resolution, resolution):
-        return np.array(image), False
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.array(square.resize((resolution, resolution), _LANCZOS)), True
+    except FpganError:
+        raise
+    except Exception as error:  # whatever a decoder raises for a file is that file's
+        raise FpganError(f"{name}: cannot be read as an image ({shown(reason(error))})") from error
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow reads; takes memory in blocks that, freed, go back to the system."""
+    Image.init()
+    Image.core.set_block_size(_BLOCK)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _read_at_once(file: BinaryIO) -> int:
+    """The bytes that opening a file reads into memory: all of some formats."""
+    if isinstance(file, io.BytesIO):
+        return 0
+    head = file.read(12)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if head[:4] != b"RIFF" and head[4:8] != b"ftyp":
+        return 0
+    if size > ENCODED.total:
+        raise ValueError(f"it has {size:,} bytes, more than the {ENCODED.total:,} that are expected at most")
+    return size
+
+
+def _cost(image: Image.Image) -> int:
+    """The bytes of memory that decoding an image takes, at most."""
+    per_pixel, (width, height) = _BYTES_PER_PIXEL.get(image.format, _BYTES), image.size
+    if width * height * per_pixel > MEMORY.total:
+        raise ValueError(f"it has {width:,} x {height:,} pixels, more than the {MEMORY.total // per_pixel // 10**6} million "
+                         f"that are expected at most of a {image.format}")
+    return width * height * per_pixel
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -111,18 +185,53 @@ def grid(images: np.ndarray, scale: int = 1, pad: int = 2) -> np.ndarray:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Brings any Pillow mode to RGB, transparency over white."""
-    if image.mode.startswith("I"):  # 16-bit grey
-        levels = np.asarray(image).astype(np.int64)
-        levels = levels >> 8 if levels.max(initial=0) > 255 else levels
-        image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+    """Brings an image of any mode to RGB, upright, a strip at a time so that little is there twice."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    levels = _range_of(image) if image.mode.startswith(("I", "F")) else None
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_strip_as_rgb(strip, levels), (0, top))
+    return rgb
+
+
+def _strip_as_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
+    if levels is not None:
+        low, high = levels
+        values = (np.asarray(image).astype(np.float64) - low) * (255 / (high - low))
+        image = Image.fromarray(np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def crop_box(width, height, crop):
+def _range_of(image: Image.Image) -> tuple[float, float]:
+    """The levels of black and white in an image of deep grey levels; ValueError if the file leaves them open."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    stated = [np.ravel(tags[tag])[0] for tag in (_SMALLEST, _LARGEST) if tag in tags]
+    if len(stated) == 2 and -np.inf < stated[0] < stated[1] < np.inf:
+        return float(stated[0]), float(stated[1])
+    bits = int(np.ravel(tags.get(_BITS, 16))[0])
+    if image.mode == "F":
+        values = np.asarray(image)
+        if np.isfinite(values).all() and 0 <= values.min() and values.max() <= 1:
+            return 0.0, 1.0
+        raise ValueError("its levels are floating-point numbers beyond 0 to 1, of which the range is not known; convert it "
+                         "to 8 or 16 bits")
+    if bits > 16 or np.ravel(tags.get(_SAMPLE_FORMAT, 1))[0] != 1:
+        raise ValueError(f"its levels are numbers of {bits} bits, of which the range is not known; convert it to 8 bits")
+    largest = image.getextrema()[1]
+    if bits == 16 and 0 < largest < 4096:
+        raise ValueError(f"its levels have 16 bits but end at {largest}, so their range is not known; convert it to 8 bits")
+    return 0.0, 2.0**bits - 1
+
+
+def crop_box(width: int, height: int, crop: str) -> tuple[int, int, int]:
     """Finds the square window of an image that is kept.
 
     Args:
@@ -152,7 +261,7 @@ def crop_box(width, height, crop):
     raise FpganError(f"there is no crop {crop!r}; expected one of: {', '.join(CROPS)}")
 
 
-def crop_and_resize(image, resolution, crop):
+def crop_and_resize(image: np.ndarray, resolution: int, crop: str) -> tuple[np.ndarray, int]:
     """Crops an image to a square and scales it with an antialiasing (Lanczos) filter.
 
     Args:

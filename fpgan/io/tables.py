@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import IO, BinaryIO
 
-from fpgan.errors import FpganError, missing_extra
+from fpgan.errors import FpganError, missing_extra, printable
 from fpgan.io.files import replacing, writing
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -26,7 +26,7 @@ def table_writer(stream: IO[str], format: str, columns: Iterable[str]) -> Callab
         return lambda row: print(json.dumps(row), file=stream)
     writer = csv.DictWriter(stream, list(columns), lineterminator="\n")
     writer.writeheader()
-    return writer.writerow
+    return lambda row: writer.writerow({key: _safe(text) if isinstance(text, str) else text for key, text in row.items()})
 
 
 def format_of(path: str | os.PathLike | None, format: str | None) -> str:
@@ -85,6 +85,11 @@ def table_file(path: str | os.PathLike | None, format: str | None, columns: Mapp
         with writing(path):
             text.flush()
         text.detach()
+
+
+def _safe(text: str) -> str:
+    """Escapes what would steer a terminal that shows the file; bytes of a name that are not UTF-8 stay."""
+    return "".join(letter if "\udc80" <= letter <= "\udcff" else printable(letter) for letter in text)
 
 
 def import_pyarrow() -> tuple[ModuleType, ModuleType]:

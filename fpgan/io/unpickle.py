@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fpgan.errors import FpganError, printable
+from fpgan.io.inputs import open_regular
 
 _MAX_INSTRUCTIONS = 1_000_000  # the authors' largest file has some tens of thousands
 _MAX_INTEGER_BITS = 64
@@ -80,8 +81,9 @@ def read_networks(path: str | os.PathLike) -> tuple[Network, ...]:
       FpganError: if the file cannot be read, is damaged, or asks for anything but networks, arrays and plain containers.
     """
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             result = _run(content)
+            _check_total(result, len(content))
     except OSError as error:
         raise FpganError(f"cannot read {path}: {error.strerror or error}; expected a pickle of the authors' networks"
                          ) from None
@@ -93,6 +95,21 @@ def read_networks(path: str | os.PathLike) -> tuple[Network, ...]:
     if not isinstance(result, tuple) or not all(isinstance(item, Network) for item in result):
         raise FpganError(f"{path} holds {brief(result)}; expected a tuple of the authors' networks")
     return result
+
+
+def _check_total(result, size: int) -> None:
+    """Refuses arrays of more bytes in all than the file has: one that is used again and again, which fills the memory."""
+    waiting, seen, total = list(result) if isinstance(result, tuple) else [], set(), 0
+    while waiting:
+        network = waiting.pop()
+        if not isinstance(network, Network) or id(network) in seen:
+            continue
+        seen.add(id(network))
+        total += sum(array.nbytes for array in network.variables.values())
+        waiting += network.components.values()
+    if total > size:
+        raise Refused(f"its networks have arrays of {total:,} bytes in all, more than the {size:,} bytes of the file: some "
+                      "are used several times")
 
 
 def brief(value) -> str:

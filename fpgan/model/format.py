@@ -19,8 +19,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, reason, shown
+from fpgan.io import inputs
 from fpgan.io.files import write_file
+from fpgan.io.inputs import Field
 from fpgan.networks import parameters
 from fpgan.networks.config import NetworkConfig
 
@@ -28,6 +30,12 @@ FORMAT_VERSION = 1
 SHIPPED = Path(__file__).parent / "shipped"
 _DTYPES = {"F32": np.float32, "BF16": jnp.bfloat16, "F16": np.float16}  # of stored arrays
 NETWORKS = ("generator", "decoder")  # in model.safetensors
+MAX_FILE = 1 << 36  # bytes
+_INFO = {  # what this fpgan reads of a config.json
+    "format_version": Field(int, 1, 2**31), "network": Field(dict, 0, 1000), "name": Field(str, 0, 1000, optional=True),
+    "hash": Field(str, 16, 16, optional=True), "evenness_threshold": Field(float, -1e9, 1e9, optional=True),
+    "training": Field(dict, 0, 1000, optional=True), "metrics": Field(dict, 0, 10_000, optional=True),
+}
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
@@ -117,24 +125,20 @@ def load_discriminator(path: str | os.PathLike) -> dict | None:
 def read_bytes(path: Path) -> bytes:
     """Reads a file of a model directory; raises FpganError if it cannot be read."""
     try:
-        return path.read_bytes()
+        return inputs.read_bytes(path, MAX_FILE)
     except OSError as error:
-        raise FpganError(f"cannot read {path}: {error.strerror}; a model directory holds config.json and model.safetensors"
+        raise FpganError(f"cannot read {path}: {reason(error)}; a model directory holds config.json and model.safetensors"
                          ) from None
 
 
 def read_info(path: Path) -> dict:
     """Reads the config.json of a model directory; raises FpganError if it is damaged, or of a newer format."""
-    damaged = FpganError(f"{path / 'config.json'} is damaged or no model description; export the model again")
-    try:
-        info = json.loads(read_bytes(path / "config.json"))
-    except ValueError:
-        raise damaged from None
-    version = info.get("format_version") if isinstance(info, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise FpganError(f"{path} has format version {version}, this fpgan reads up to {FORMAT_VERSION}; upgrade fpgan")
-    if not isinstance(version, int) or not isinstance(info.get("network"), dict):
-        raise damaged
+    hint = "; export the model again"
+    info = inputs.read_json(path / "config.json", hint)
+    inputs.check_fields(info, _INFO, f"{path / 'config.json'}", hint, more=True)
+    if info["format_version"] > FORMAT_VERSION:
+        raise FpganError(f"{path} has format version {info['format_version']}, this fpgan reads up to {FORMAT_VERSION}; "
+                         "upgrade fpgan")
     return info
 
 
@@ -143,18 +147,22 @@ def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tup
     try:
         arrays = dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
     except SafetensorError as error:
-        raise FpganError(f"{path} is damaged or truncated ({error}); copy or export the model again") from None
+        raise FpganError(f"{path} is damaged or truncated ({shown(reason(error))}); copy or export the model "
+                         "again") from None
     expected = param_shapes(config, networks)
     found = {name: tuple(array["shape"]) for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise FpganError(f"{path} does not fit its config.json: array {name!r} has shape "
+            raise FpganError(f"{path} does not fit its config.json: array {shown(name)!r} has shape "
                              f"{found.get(name, 'none')}, expected {expected.get(name, 'no such array')}; "
                              "export the model again")
     for name, array in arrays.items():
         if array["dtype"] not in _DTYPES:
             raise FpganError(f"{path}: array {name!r} is of type {array['dtype']}, expected one of {', '.join(_DTYPES)}; "
                              "export the model again")
+        if not np.isfinite(np.frombuffer(array["data"], _DTYPES[array["dtype"]])).all():
+            raise FpganError(f"{path}: array {name!r} holds numbers that are not finite; its training failed, or the file "
+                             "is damaged: export or copy the model again")
     return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
                                               jnp.float32) for name, array in arrays.items()}, sep="/")
 

@@ -3,12 +3,22 @@
 import dataclasses
 import math
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, shown
 
 BIT_CODINGS = ("zero_one", "plus_minus_one")
 NOISE_KINDS = ("random", "fixed", "learned", "none")
 GROUP_ORDERS = ("contiguous", "strided")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+
+MAX_RESOLUTION = 4096
+_LIMITS = {  # of every size, so that no config.json can ask for more than a machine has before its arrays are seen
+    "channels": (1, 64), "latent_size": (1, 1 << 16), "style_size": (1, 1 << 16), "channel_base": (1, 1 << 22),
+    "channel_max": (1, 1 << 14), "decoder_channel_base": (0, 1 << 22), "decoder_channel_max": (0, 1 << 14),
+    "decoder_features": (0, 1 << 16), "decoder_linear_gain": (-1e6, 1e6), "discriminator_channel_base": (0, 1 << 22),
+    "discriminator_channel_max": (0, 1 << 14), "mapping_layers": (1, 64), "mapping_lr_multiplier": (1e-9, 1e6),
+    "modulated_min": (0, MAX_RESOLUTION), "modulated_max": (0, MAX_RESOLUTION), "minibatch_stddev_group": (1, 1 << 16),
+    "label_size": (0, 1 << 20),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +95,14 @@ class NetworkConfig:
 
     def __post_init__(self):
         r = self.resolution
-        _require(isinstance(r, int) and r >= 8 and r & (r - 1) == 0, "resolution", r, "a power of two, 8 or more")
+        _require(isinstance(r, int) and 8 <= r <= MAX_RESOLUTION and r & (r - 1) == 0, "resolution", r,
+                 f"a power of two, 8 to {MAX_RESOLUTION:,}")
         _require(8 <= self.fingerprint_bits <= 512, "fingerprint_bits", self.fingerprint_bits, "8 to 512")
-        _require(1 <= self.decoder_linear_levels and 4 << self.decoder_linear_levels <= 2 * r, "decoder_linear_levels",
+        _require(1 <= self.decoder_linear_levels <= 12 and 4 << self.decoder_linear_levels <= 2 * r, "decoder_linear_levels",
                  self.decoder_linear_levels, "1 or more, with 4 or more pixels at the coarsest")
-        _require(self.mapping_layers >= 1, "mapping_layers", self.mapping_layers, "1 or more")
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            _require(least <= value <= most, name, value, f"{least:,} to {most:,}")
         for name, allowed in (("bit_coding", BIT_CODINGS), ("noise", NOISE_KINDS),
                               ("minibatch_stddev_order", GROUP_ORDERS), ("compute_dtype", COMPUTE_DTYPES)):
             _require(getattr(self, name) in allowed, name, getattr(self, name), "one of " + ", ".join(allowed))
@@ -128,15 +141,15 @@ class NetworkConfig:
         """Builds the config from a mapping; an unknown field raises FpganError."""
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise FpganError(f"unknown network field {unknown[0]!r}; this version of fpgan does not have it")
+            raise FpganError(f"unknown network field {shown(unknown[0])!r}; this version of fpgan does not have it")
         for field in dataclasses.fields(cls):
             value = fields.get(field.name, field.default)
             expected = (int, float) if isinstance(field.default, float) else (type(field.default),)
             if type(value) not in expected:
-                raise FpganError(f"network.{field.name} is {value!r}, expected a value such as {field.default!r}")
+                raise FpganError(f"network.{field.name} is {shown(value)}, expected a value such as {field.default!r}")
         return cls(**fields)
 
 
 def _require(condition: bool, name: str, value, expected: str) -> None:
     if not condition:
-        raise FpganError(f"network.{name} is {value!r}, expected {expected}")
+        raise FpganError(f"network.{name} is {shown(repr(value))}, expected {expected}")

@@ -10,7 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fpgan.errors import FpganError, quiet_absl
-from fpgan.io.files import read_json, reason, write_file
+from fpgan.io.files import reason, write_file
+from fpgan.io.inputs import read_json
 from fpgan.training.config import default, flatten, renamed
 from fpgan.training.state import TrainState
 

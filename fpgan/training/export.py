@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from fpgan.errors import FpganError
-from fpgan.io.files import read_json
+from fpgan.io.inputs import read_json
 from fpgan.model.calibration import evenness_threshold
 from fpgan.model.format import check_place, save_model
 from fpgan.model.model import Model, from_params, load

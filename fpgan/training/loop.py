@@ -63,6 +63,8 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
     source = open_source(config.data)
     report(f"data: {len(source):,} images of {source.name} at {source.resolution}x{source.resolution}; "
            f"licence: {source.licence}")
+    if source.note:
+        report(source.note)
     check_sameness(config, workdir, source)
     checkpoints = Checkpoints(workdir, config.keep.newest, config.keep.every)
     state = first_state(config, network, checkpoints, report)
