@@ -1,8 +1,10 @@
 """Registry files and verdicts: errors that name the line, matches against a plain count, and the false-positive rate."""
 
 import argparse
+import dataclasses
 import math
 import multiprocessing
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from fpgan.attribution.csv_store import issue_missing
 from fpgan.attribution.registry import from_fingerprints
 from fpgan.attribution.statistics import log10_p_value, matches, threshold
 from fpgan.attribution.stores import open_store
-from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, explain
+from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, Match, explain
 from fpgan.cli.options import registry_of
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
@@ -204,7 +206,10 @@ def test_verdicts_with_and_without_a_calibrated_threshold():
     assert sure[0].fingerprint == registry.fingerprint("bob").hex
     assert sure[2].log10_p == pytest.approx(float(log10_p_value(98, 128)) + math.log10(2))
     assert sure[3].log10_p <= 0
-    assert attribute(logits > 0, registry, evenness_threshold=0.9) == alone  # bits alone have no evenness
+    hard = attribute(logits > 0, registry, evenness_threshold=0.9)  # bits alone have no evenness
+    assert [v.kind for v in hard] == [v.kind for v in alone] and hard[:3] == [
+        dataclasses.replace(v, log10_p=h.log10_p, named=h.named) for v, h in zip(alone[:3], hard[:3], strict=True)]
+    assert [v.log10_p for v in hard[:3]] == pytest.approx([v.log10_p for v in alone[:3]], rel=1e-12)  # all equally sure
 
 
 def test_attribution_begins_exactly_at_the_threshold():
@@ -215,6 +220,49 @@ def test_attribution_begins_exactly_at_the_threshold():
         bits[:wrong] ^= 1
         verdict, = attribute(bits[None], registry)
         assert (verdict.user == "7") == named and (verdict.log10_p <= -6) == named
+
+
+def test_sure_bits_count_for_more_than_unsure_ones():
+    registry = issue(["alice", "bob"], 128, b"k" * 16)
+    logits = registry.bits[[0, 0]] * 2.0 - 1
+    logits[:, :45] *= -1  # 83 of 128 match: far too few
+    logits[0, :45] *= 0.2  # but where they do not, the decoder was not sure
+    logits[1, 45:] *= 0.2
+    right, wrong = attribute(logits, registry)
+    assert right.user == "alice" and right.matches == 83 and right.log10_p < -15
+    assert wrong.user is None and attribute(logits > 0, registry)[0].user is None
+    reading = types.SimpleNamespace(logits=logits)  # what `Model.read` gives
+    assert attribute(reading, registry) == [right, wrong]
+
+
+def test_everybody_who_mixed_an_image_is_named():
+    registry = issue(map(str, range(3000)), 128, b"k" * 16)
+    signs = registry.bits[[5, 17, 2999]] * 2.0 - 1
+    rng = np.random.default_rng(0)
+    mixed = (signs.mean(axis=0) + rng.normal(0, 0.05, 128))[None]
+    verdict, = attribute(mixed, registry)
+    assert sorted(verdict.users) == ["17", "2999", "5"] and verdict.user == verdict.users[0] and verdict.kind == ATTRIBUTED
+    assert str(verdict) == "users " + ", ".join(verdict.users)
+    first = verdict.named[0]
+    assert (verdict.user, verdict.matches, verdict.log10_p) == (first.user, first.matches, first.log10_p)
+    for match in verdict.named:
+        assert match.log10_p <= -6
+        assert match.matches == matches(registry.fingerprint(match.user).bits, (mixed[0] > 0).astype(np.uint8))
+    long = dataclasses.replace(verdict, named=tuple(Match(str(i), 128, -38.0) for i in range(5)), user="0")
+    assert str(long) == "users 0, 1, 2 and 2 more"
+
+
+def test_nobody_innocent_is_named_for_mixed_images():
+    """Two users mix; over fresh registries of others, at most the stated share of images names one of the others."""
+    rng = np.random.default_rng(4)
+    hits, rate = 0, 0.05
+    for _ in range(300):
+        registry = from_fingerprints(map(str, range(40)), rng.integers(0, 2, (40, 64), dtype=np.uint8), 64)
+        guilty = registry.bits[:2] * 2.0 - 1
+        mixed = np.where(rng.random(64) < 0.5, *guilty) * rng.exponential(size=64)
+        named = attribute(mixed[None], registry, rate)[0].users
+        hits += any(user not in ("0", "1") for user in named)
+    assert hits / 300 < rate + 5 * math.sqrt(rate / 300)
 
 
 def test_attribute_refuses_what_it_cannot_judge():

@@ -1,13 +1,14 @@
 """Benchmarks: what is compared is the same function, timed in turns, and the numbers add up."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpgan.benchmarks import throughput, timing
+from fpgan.benchmarks import attribute, throughput, timing
 from fpgan.benchmarks.bench import bench, table
 from fpgan.benchmarks.timing import Settings
 from fpgan.errors import FpganError
@@ -145,3 +146,27 @@ def test_sets_are_timed_beside_generation_and_encoding():
         assert row["of_sum"] == pytest.approx(row["whole"] / both) and row["cpu_of_sum"] > 0
     shown = table(results)
     assert "pipeline: 8x8" in shown and "whole set" in shown and max(map(len, shown.splitlines())) <= 104
+
+
+def test_the_search_is_timed_beside_a_peer_or_says_why_not(monkeypatch):
+    sizes = Settings(batches=(1, 5), repeats=1, registry_sizes=(70_000, 300))
+    results = bench(["attribute"], TINY, sizes)
+    rows = results["attribute"]["rows"]
+    assert [(row["users"], row["images"]) for row in rows] == [(300, 1), (300, 5), (70_000, 1), (70_000, 5)]
+    for row in rows:
+        assert row["seconds_per_image"] == row["seconds"] / row["images"] > 0 and 0 < row["megabytes"] < 200
+        assert (row["faiss_seconds_per_image"] is None) == ("not installed" in results["attribute"]["peer"])
+    shown = table(results)
+    assert "70,000" in shown and max(map(len, shown.splitlines())) <= 100
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    without = attribute.bench_attribution((300,), (2,), 1, 0)
+    assert without["rows"][0]["faiss_seconds_per_image"] is None and "fpgan[peers]" in attribute.lines(without)[1]
+    with pytest.raises(FpganError, match="registry sizes"):
+        bench(["attribute"], TINY, Settings(registry_sizes=(0,)))
+
+
+def test_a_search_that_finds_the_wrong_user_is_not_timed(monkeypatch):
+    honest = attribute.find_users
+    monkeypatch.setattr(attribute, "find_users", lambda packed, logits, rate: honest(packed[::-1], logits, rate))
+    with pytest.raises(FpganError, match="report"):
+        attribute.bench_attribution((999,), (20,), 1, 0)

@@ -1,6 +1,7 @@
 """The command line: what it imports, its exit codes, and three commands on a model without networks."""
 
 import argparse
+import csv
 import importlib
 import json
 import re
@@ -172,6 +173,37 @@ def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):
     assert app.main([*command, "--user", "bob"]) == 0 and "over 1 registered user\n" in capsys.readouterr().out
     assert app.main([*command, "--fpr", "1e-30"]) == 2 and "larger rate" in capsys.readouterr().err
     assert app.main(command[:4]) == 2 and "--registry" in capsys.readouterr().err
+
+
+def test_images_of_one_suspect_are_one_verdict(samples, tmp_path, capsys, monkeypatch):
+    write_file(samples / "bob" / "bad.png", b"broken")
+    write_file(samples / "bob" / "large.png", encode_png(np.full((20, 30, 3), 120, np.uint8)))
+    command = ["attribute", str(samples), "--registry", str(tmp_path / "r.csv")]
+    assert app.main([*command, "--pool", "folder", "--out", str(tmp_path / "v.csv")]) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines[1:4]] == ["not read", "user alice", "user bob"]
+    assert "alice (3 images)" in lines[2] and "bob (4 images)" in lines[3] and "attributed: 2\n" in shown.out
+    assert "7 images read, 1 of them resized; 1 could not be read" in shown.err
+    assert "1 of 4 images resized" in shown.err and "no calibrated threshold" in shown.out
+    rows = list(csv.DictReader((tmp_path / "v.csv").open()))
+    assert [(row["user"], row["images"]) for row in rows] == [("", "1"), ("alice", "3"), ("bob", "4")]
+    assert all(row["others"] == "" for row in rows)
+
+    monkeypatch.chdir(tmp_path)
+    files = sorted(path.relative_to(tmp_path) for path in samples.glob("*/*.png") if path.name != "bad.png")
+    (tmp_path / "list.csv").write_text("file,suspect\n" + "".join(f"{file},who {i % 2}\n" for i, file in enumerate(files)))
+    assert app.main([*command, "--pool", "list.csv", "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["file"], row["images"]) for row in rows][1:] == [("who 0", 4), ("who 1", 3)]
+    assert app.main([*command, "--pool", "all"]) == 0 and "all images (7 images)" in capsys.readouterr().out
+    for wrong, said in ((["--pool", "none.csv"], "'folder', 'all'"), (["--pool", "all", "--out", "parts/"], "one table"),
+                        (["--pool", "r.csv"], "user,fingerprint")):
+        assert app.main([*command, *wrong]) == 2 and said in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text("file,suspect\n" + "".join(f"{file},x\n" for file in files[1:]))
+    assert app.main([*command, "--pool", "list.csv"]) == 2 and f"{files[0]} is in no line" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text(f"file,suspect\n{files[0]},x\n./{files[0]},y\n")
+    assert app.main([*command, "--pool", "list.csv"]) == 2 and "line 3" in capsys.readouterr().err
 
 
 def test_attribute_without_a_calibrated_threshold_says_so(samples, tmp_path, model, capsys):

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from fake_model import N_BITS, RESOLUTION, FakeModel
 
-from fpgan.attribution import issue
+from fpgan.attribution import issue, pool
 from fpgan.decoding import decode
 from fpgan.decoding.decode import attribute_rows, decode_files
+from fpgan.decoding.pooling import pool_rows, suspects_by
 from fpgan.decoding.rows import Row, column_types, row_file, write_rows
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
@@ -117,6 +118,29 @@ def test_csv_and_json_lines_say_the_same(samples, tmp_path):
     good = [row.columns(True) for row in rows if row.logits is not None]
     assert {line["user"] for line in good} == {"alice", "bob", "carol"} and good[0]["matches"] == 64
     assert good[0]["log10_p"] == round(-64 * math.log10(2) + math.log10(3), 4)
+
+
+def test_rows_are_pooled_by_suspect_in_one_pass():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 64)).astype(np.float32)
+    rows = [Row(f"{'ab'[i % 2]}/{i}.png", logits[i], resized=i == 2) for i in range(6)]
+    rows[3:3] = [Row("b/bad.png", error="broken"), Row("set.array_record#7", logits[0])]
+    bad, a, b, record = pool_rows(iter(rows), suspects_by("folder"))
+    assert bad.error == "broken" and [(row.file, row.images, row.resized) for row in (a, b, record)] == [
+        ("a", 3, 1), ("b", 3, 0), ("set.array_record", 1, 0)]
+    for row, own in ((a, logits[::2]), (b, logits[1::2]), (record, logits[:1])):
+        assert np.allclose(row.logits, pool(own)[0] / len(own) * np.abs(own).mean(), rtol=1e-4)
+    assert a.columns(True)["images"] == 3 and a.columns(True)["resized"] is True
+    assert [row.file for row in pool_rows([Row("x.png", logits[0])], suspects_by("folder"))] == ["."]
+
+
+def test_pooled_images_find_whom_none_of_them_finds():
+    rng = np.random.default_rng(1)
+    signs = USERS.bits[1] * 2.0 - 1
+    rows = [Row(f"s/{i}.png", (signs + rng.normal(0, 2.5, 64)).astype(np.float32)) for i in range(16)]
+    assert all(row.verdict.user is None for row in attribute_rows(rows, USERS, 1e-9))
+    pooled, = attribute_rows(pool_rows(rows, suspects_by("folder")), USERS, 1e-9)
+    assert pooled.verdict.user == USERS.users[1] and pooled.images == 16
 
 
 def test_a_row_file_is_whole_or_not_there(tmp_path):

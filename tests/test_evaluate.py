@@ -85,11 +85,13 @@ def test_a_known_error_rate_is_found():
     expected = scipy.stats.binom.sf(needed - 1, 128, 0.8)
     assert results["attribution"]["after"]["png"]["share"]["value"] == pytest.approx(expected, abs=0.08)
     assert results["attribution"]["after"]["png"]["wrong"] == 0
+    after = results["attribution"]["after"].values()
+    assert all(found["soft_share"]["low"] <= found["soft_share"]["value"] <= found["soft_share"]["high"] for found in after)
 
 
 def test_noise_is_nobodys(perfect):
     found = perfect["false_attribution"]["noise"]
-    assert (found["images"], found["attributed"]) == (150, 0)
+    assert (found["images"], found["attributed"], found["attributed_softly"]) == (150, 0, 0)
     assert found["mean_matches"] == pytest.approx(64, abs=2)
     assert found["binomial_fit"]["p_value"] > 1e-4
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fpgan.attribution import registry
+from fpgan.attribution import attribute, issue, registry
 from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
@@ -129,3 +129,14 @@ def test_psnr_and_differences_have_their_closed_forms():
 def test_senseless_input_is_refused(call):
     with pytest.raises(FpganError):
         call()
+
+
+def test_soft_attributions_are_those_of_the_verdict():
+    rng = np.random.default_rng(7)
+    issued = issue(map(str, range(200)), 128, b"k" * 16)
+    owners = rng.integers(0, 200, 60)
+    logits = (issued.bits[owners] * 2.0 - 1 + rng.normal(0, 2.2, (60, 128))).astype(np.float32)
+    found = metrics.attributed_softly(logits, issued.bits[owners], 1e-6, 200)
+    verdicts = attribute(logits, issued, 1e-6)
+    assert found.tolist() == [verdict.user == str(owner) for verdict, owner in zip(verdicts, owners, strict=True)]
+    assert 0 < found.sum() < 60

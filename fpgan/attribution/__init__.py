@@ -2,8 +2,9 @@
 
 import importlib
 
-_HOMES = {"Registry": "registry", "Verdict": "verdict", "append": "csv_store", "attribute": "verdict",
+_HOMES = {"Match": "verdict", "Registry": "registry", "Verdict": "verdict", "append": "csv_store", "attribute": "verdict",
           "evenness": "verdict", "from_fingerprints": "registry", "issue": "registry", "open_store": "stores",
+          "pool": "soft_decision",
           "read": "csv_store", "read_key": "key_store", "read_users": "csv_store", "write": "csv_store"}
 __all__ = list(_HOMES)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fpgan.attribution.search import search
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, as_bits, check_user
-
-_USERS_AT_ONCE = 1 << 14
-_IMAGES_AT_ONCE = 1 << 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,27 +74,17 @@ class Registry:
     def best_matches(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds for each image the user whose fingerprint shares most bits with it (the first of equals).
 
-        With bits coded as -1 and +1 the inner product is 2 matches - n, so all users are compared by matrix
-        products, in blocks that keep the memory small for any number of users and images.
-
         Args:
           bits: [M, n_bits] of zeros and ones.
 
         Returns:
           The users' places, int64 [M], and the numbers of matching bits, int64 [M].
         """
-        best = np.zeros(len(bits), np.int64)
-        score = np.full(len(bits), -self.n_bits - 1, np.float32)
-        for users in _blocks(len(self), _USERS_AT_ONCE):
-            signs = _signs(self.unpacked(users)).T  # [n, U]
-            for images in _blocks(len(bits), _IMAGES_AT_ONCE):
-                products = _signs(bits[images]) @ signs  # [I, U]
-                place = products.argmax(axis=1)
-                product = products[np.arange(len(place)), place]
-                better = product > score[images]
-                best[images] = np.where(better, place + users.start, best[images])
-                score[images] = np.where(better, product, score[images])
-        return best, ((score + self.n_bits) // 2).astype(np.int64)
+        signs = np.where(np.asarray(bits) > 0, 1, -1).astype(np.int8)  # their scores are 2 matches - n
+        hits = search(self.packed, signs, np.full(len(signs), self.n_bits + 1))
+        places, scores = (np.array([column[0] for column in columns], np.int64)
+                          for columns in (zip(*hits, strict=True) if hits else ((), ())))
+        return places, (scores + self.n_bits) // 2
 
 
 def issue(users: Iterable[str], n_bits: int = 128, key: bytes | None = None) -> Registry:
@@ -149,11 +137,3 @@ def from_packed(users: tuple[str, ...], packed: Iterable[bytes], n_bits: int) ->
     """Makes a registry of fingerprints as in `Fingerprint.packed`, one for each of distinct users; nothing is checked."""
     rows = np.frombuffer(b"".join(packed), np.uint8).reshape(len(users), -(-n_bits // 8))  # [N, n / 8]
     return Registry(users, rows, n_bits)
-
-
-def _blocks(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
-
-
-def _signs(bits: np.ndarray) -> np.ndarray:
-    return bits.astype(np.float32) * 2 - 1

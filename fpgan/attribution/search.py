@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+
+from fpgan.io.provenance import cpu_count
 
 _USERS_AT_ONCE = {1: 1 << 14, 2: 1 << 16}  # by the bytes that a table serves
 _IMAGES_AT_ONCE = 64
@@ -75,7 +76,7 @@ def _search(packed: np.ndarray, decisions: np.ndarray, needed: np.ndarray, keep:
     least = np.full(len(decisions), _NOTHING, np.int64)  # what a user needs to be of interest; rises as good ones are found
     look = functools.partial(_look, packed, tables, needed, least, keep)
     several = len(packed) > users_at_once
-    with ThreadPoolExecutor(_processors()) if several else contextlib.nullcontext() as pool:
+    with ThreadPoolExecutor(cpu_count()) if several else contextlib.nullcontext() as pool:
         run = pool.map if several else map  # in order, so of equal users the first stays
         for found in run(look, blocks(len(packed), users_at_once)):
             for image, new in found:
@@ -146,7 +147,3 @@ def _best(old: Hits, new: Hits, needed: int, keep: int) -> Hits:
     places, scores = places[order], scores[order]
     count = max(keep, int(np.count_nonzero(scores >= needed)))
     return Hits(places[:count], scores[:count])
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

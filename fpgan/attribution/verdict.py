@@ -2,12 +2,13 @@
 
 What is claimed, and what is not:
 
-* "attributed": the bits read from the image match a registered user's fingerprint so well that by chance it would
-  happen with at most the stated probability. Registered fingerprints are uniform and independent of an image that
-  their users' instances did not make, so the matches with one of them are Binomial(n, 1/2), and over N users the union
-  bound N P(Bin(n, 1/2) >= m) holds, whatever the image and however biased the decoder. It does not hold for
-  fingerprints that somebody chose instead of drawing them. The rate is per image; whoever tests many images should
-  choose it accordingly. It is about chance: somebody who has an instance's images may imitate its fingerprint.
+* "attributed": what the decoder read from the image fits a registered user's fingerprint so well that by chance it would
+  happen with at most the stated probability. Registered fingerprints are uniform and independent of an image that their
+  users' instances did not make, so the tail of an innocent user's score is exact (`soft_decision`), and over N users the
+  union bound N P(score >= t) holds, whatever the image and however wrong the decoder is, or is about its own certainty.
+  It does not hold for fingerprints that somebody chose instead of drawing them. All users who pass are named: an image that
+  several of them have mixed may fit several. The rate is per verdict; whoever tests many images should choose it
+  accordingly. It is about chance: somebody who has an instance's images may imitate its fingerprint.
 * "fingerprinted, but nobody registered" is an empirical judgement without a p-value: the logits are as even in size
   (`evenness`) as they are on the images of the decoder's own model, by a threshold that was calibrated when the model
   was exported. Images of another origin may give logits as even.
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpgan.attribution.registry import Registry
-from fpgan.attribution.statistics import log10_p_value, threshold
+from fpgan.attribution.soft_decision import Found, find_users
+from fpgan.attribution.statistics import matches, threshold
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, as_bits
 
@@ -31,19 +33,36 @@ ATTRIBUTED = "attributed"
 UNREGISTERED = "fingerprinted, but nobody registered"
 NOT_OURS = "not ours"
 NOBODY = "nobody registered"
+_SHOWN = 3  # users in the text of a verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How well one image fits one user.
+
+    Attributes:
+      user: the user's id.
+      matches: bits that the image shares with the user's fingerprint.
+      log10_p: log10 of the bound on the probability that any innocent user's fingerprint fits the image as well, at most 0.
+    """
+
+    user: str
+    matches: int
+    log10_p: float
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known about one image.
+    """What is known about one image, or about several that were pooled.
 
     Attributes:
       kind: ATTRIBUTED, UNREGISTERED, NOT_OURS or NOBODY, as the head of this module explains them.
-      user: the user to whom the image is attributed, else None.
-      matches: bits shared with the nearest registered fingerprint.
-      log10_p: log10 of the bound on the probability of so many matches by chance with any registered user, at
-        most 0.
+      user: the user to whom the image is attributed, the best of several, else None.
+      matches: bits shared with the fingerprint of the best user, registered to whoever it may be.
+      log10_p: log10 of the bound on the probability that an innocent user fits as well as the best one, over all users and
+        with sure bits counting for more; at most 0.
       fingerprint: the bits read from the image, in hexadecimal digits.
+      named: everybody to whom the image is attributed, the best first.
     """
 
     kind: str
@@ -51,9 +70,18 @@ class Verdict:
     matches: int
     log10_p: float
     fingerprint: str
+    named: tuple[Match, ...] = ()
+
+    @property
+    def users(self) -> list[str]:
+        """The ids of all users to whom the image is attributed, the best first."""
+        return [match.user for match in self.named]
 
     def __str__(self) -> str:
-        return f"user {self.user}" if self.user is not None else self.kind
+        if self.user is None or len(self.named) < 2:
+            return self.kind if self.user is None else f"user {self.user}"
+        more = len(self.named) - _SHOWN
+        return f"users {', '.join(self.users[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")
 
 
 def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
@@ -61,11 +89,11 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     """Says for each image whose instance made it.
 
     Args:
-      outputs: what the decoder read from M images: logits (floating point) or bits (bool or integer), [M,
-        n_bits].
+      outputs: what was read from M images: logits (floating point) or bits (bool or integer), [M, n_bits]; or anything that
+        has such `logits`. Logits are worth more: sure bits count for more than unsure ones.
       registry: the users to compare with, at least one.
       false_positive_rate: the largest tolerated probability that an image which none of the users' instances
-        made is attributed to one of them.
+        made is attributed to any of them.
       evenness_threshold: evenness of the logits from which on an unattributed image counts as fingerprinted
         (the model's `info["evenness_threshold"]`); without it, or with bits, that question stays open.
 
@@ -77,23 +105,13 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     """
     if not len(registry):
         raise FpganError("the registry has no users; issue a fingerprint first")
-    outputs = np.asarray(outputs)
+    outputs = np.asarray(getattr(outputs, "logits", outputs))
     is_logits = outputs.dtype.kind not in "bui"
-    if is_logits and not np.isfinite(outputs.astype(np.float32)).all():
-        raise FpganError("the decoder gave values that are not finite; is the model file damaged?")
     bits = as_bits(outputs > 0 if is_logits else outputs, registry.n_bits)  # [M, n]
-    needed = threshold(registry.n_bits, false_positive_rate, len(registry))
-    places, counts = registry.best_matches(bits)
-    log10_p = np.minimum(log10_p_value(counts, registry.n_bits) + math.log10(len(registry)), 0)
+    threshold(registry.n_bits, false_positive_rate, len(registry))  # refuses a rate that not even a perfect match reaches
+    found = find_users(registry.packed, outputs.reshape(bits.shape), false_positive_rate)
     below = _kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
-    verdicts = []
-    for i, packed in enumerate(np.packbits(bits, axis=1)):
-        named = counts[i] >= needed
-        verdicts.append(Verdict(
-            kind=ATTRIBUTED if named else below[i], user=registry.users[places[i]] if named else None,
-            matches=int(counts[i]), log10_p=float(log10_p[i]),
-            fingerprint=Fingerprint(packed.tobytes(), registry.n_bits).hex))
-    return verdicts
+    return [_verdict(*each, registry) for each in zip(bits, found, below, strict=True)]
 
 
 def evenness(logits) -> np.ndarray:
@@ -111,14 +129,25 @@ def explain(registry: Registry, false_positive_rate: float, evenness_threshold: 
     """Says in a few lines what the verdicts of `attribute` with these arguments mean."""
     n_bits, users = registry.n_bits, len(registry)
     needed = threshold(n_bits, false_positive_rate, users)
-    attributed = (f"user: {needed} or more of {n_bits} bits match; by chance with probability {false_positive_rate:g} "
-                  f"per image at most, over {users} registered user{'s' * (users != 1)}")
+    attributed = (f"user: so good a fit happens by chance with probability {false_positive_rate:g} at most, over {users} "
+                  f"registered user{'s' * (users != 1)}\n  (log10 p of {math.log10(false_positive_rate):.3g} or less; sure "
+                  f"bits count for more: were all equally sure, {needed} or more of {n_bits} match)")
     if evenness_threshold is None:
-        return attributed + (f"\n{NOBODY}: fewer match; this model has no calibrated threshold, so it stays "
-                             "open whether the image carries a fingerprint")
-    return attributed + (f"\n{UNREGISTERED}: fewer match, but the logits are as even as on its own model's "
-                         f"images (evenness of {evenness_threshold:.3g} or more: empirical, no p-value)"
+        return attributed + (f"\n{NOBODY}: no fit is so good; with no calibrated threshold it stays open whether "
+                             "there is a fingerprint")
+    return attributed + (f"\n{UNREGISTERED}: no fit is so good, but the logits are as even as on its own model's "
+                         f"images (evenness of\n  {evenness_threshold:.3g} or more: empirical, no p-value)"
                          f"\n{NOT_OURS}: neither, so far as the bits can tell")
+
+
+def _verdict(bits: np.ndarray, found: Found, below: str, registry: Registry) -> Verdict:
+    """Puts what was found for one image into words."""
+    prints = np.unpackbits(registry.packed[found.places], axis=1, count=registry.n_bits)  # [K, n]
+    counts = matches(prints, bits)
+    named = tuple(Match(registry.users[found.places[i]], int(counts[i]), float(found.log10_p[i]))
+                  for i in range(found.attributed))
+    return Verdict(kind=ATTRIBUTED if named else below, user=named[0].user if named else None, matches=int(counts[0]),
+                   log10_p=float(found.log10_p[0]), fingerprint=Fingerprint.from_bits(bits).hex, named=named)
 
 
 def _kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, count: int) -> list[str]:

@@ -21,7 +21,7 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
-TASKS = ("generate", "decode", "pipeline", "train-step", "scaling")
+TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "attribute")
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
@@ -61,6 +61,10 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
                                                     settings.seed)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
+        elif task == "attribute":
+            from fpgan.benchmarks.attribute import bench_attribution
+
+            results[task] = bench_attribution(settings.registry_sizes, settings.batches, settings.repeats, settings.seed)
         else:
             from fpgan.benchmarks.scaling import bench_scaling
 
@@ -107,6 +111,11 @@ def table(results: dict) -> str:
                 from fpgan.benchmarks import pipeline
 
                 lines += ["", f"pipeline: {_architecture(results['network'])}", *pipeline.lines(part)]
+                continue
+            if task == "attribute":
+                from fpgan.benchmarks import attribute
+
+                lines += ["", *attribute.lines(part)]
                 continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"

@@ -120,6 +120,7 @@ class Settings:
       device_batch: images per device in the predictions of "scaling".
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
+      registry_sizes: numbers of users for "attribute".
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -131,3 +132,4 @@ class Settings:
     device_batch: int = 8
     utilization: float = 0.3
     images: int = 1024
+    registry_sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)

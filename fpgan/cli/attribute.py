@@ -16,13 +16,20 @@ prints a table, and writes the same with the bits read, the decoder's confidence
 evenness to verdicts.csv:
 
   file                    matches   log10 p  verdict
-  found/a.png          128 of 128     -37.1  user alice
-  found/b.png           76 of 128       0.0  not ours
+  found/a.png          128 of 128     -38.1  user alice
+  found/b.png           76 of 128      -0.6  not ours
 
 log10 p bounds the probability that an image which no registered user's instance made would
-match any of them so well: the exact binomial tail times the number of users. An image is
-attributed when that is at most --fpr. Verdicts below that are told apart by how even the
-logits are in size, where the model has a calibrated threshold; those have no p-value.
+fit any of them so well: the exact tail of a score in which sure bits count for more, times
+the number of users. An image is attributed when that is at most --fpr, to everybody who fits
+so well: an image that several users have mixed may name several. Verdicts below that are told
+apart by how even the logits are in size, where the model has a calibrated threshold; those
+have no p-value. What a p-value says, and what not: docs/statistics.md.
+
+Several images of one suspect, each too damaged for itself, are one verdict with one p-value:
+
+  fpgan attribute seized/ --registry registry.csv --pool folder     (a folder is a suspect)
+  fpgan attribute seized/ --registry registry.csv --pool list.csv   (with columns file,suspect)
 
 Very many images go into a folder of parts, by any number of processes, as fpgan decode --help
 shows; then counts are printed instead of the table.
@@ -39,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_instance_arguments(parser, new=False)
     parser.add_argument("--fpr", "--false-positive-rate", metavar="RATE", type=float, default=1e-6,
                         help="tolerated rate of false attributions per image, over all users (default 1e-6)")
+    parser.add_argument("--pool", metavar="BY",
+                        help="one verdict for all images of a suspect: 'folder' (each folder or array_record file is one), "
+                             "'all', or a CSV file with the columns file,suspect")
     parser.add_argument("--out", metavar="FILE_OR_DIR",
                         help="also write CSV, JSON lines or Parquet, by ending or --format; into a folder (one that "
                              "exists, or a name without an ending) go parts, instead of the table")
@@ -53,5 +63,5 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.decoding.decode import DecodeJob
 
     model = fpgan.load(args.model)
-    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads)
+    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads, args.pool)
     return read_images("attribute", job, args)

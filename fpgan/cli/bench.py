@@ -14,20 +14,23 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
   fpgan bench pipeline --model robohash32 --batch-sizes 16
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
+  fpgan bench attribute --registry-size 10000,1000000,100000000 --batch-sizes 1,64
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
 apart. FLOPs are those of XLA's cost analysis, the peak is that of a large matrix product.
 `generate` is also timed with a kernel per sample (grouped convolutions), and shows that new
 fingerprints do not compile again. `pipeline` makes whole sample sets beside generation and
 encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
-CPU), and predicts a step on pods; docs/scaling.md states the model.
+CPU), and predicts a step on pods; docs/scaling.md states the model. `attribute` compares images
+with all of so many registered users, beside faiss's flat binary index where that is installed
+(pip install 'fpgan[peers]').
 """
 
 
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, pipeline, train-step, scaling; the first two without any")
+                        help="generate, decode, pipeline, train-step, scaling, attribute; the first two without any")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -50,6 +53,8 @@ def add_arguments(parser) -> None:
                         help="images per device in the predictions (8)")
     parser.add_argument("--utilization", type=float, default=0.3, metavar="PART",
                         help="of the peak FLOP/s, assumed in the predictions (0.3)")
+    parser.add_argument("--registry-size", default="10000,100000,1000000,10000000", metavar="SIZES",
+                        help="numbers of users for attribute (10000 to 10000000)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
     parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
 
@@ -68,7 +73,8 @@ def run(args) -> int:
         _virtual_devices(max(devices, default=1))
     model = load(args.model) if args.model else None
     settings = Settings(_sizes(args.batch_sizes, "--batch-sizes"), args.repeats, args.grouped_batch, args.fingerprints,
-                        args.seed, devices, args.device_batch, args.utilization, args.images)
+                        args.seed, devices, args.device_batch, args.utilization, args.images,
+                        _sizes(args.registry_size, "--registry-size"))
     results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
                     params=model.params if model else None, training=_training(args.config),
                     predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]))

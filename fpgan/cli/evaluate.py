@@ -18,6 +18,11 @@ what is left after perturbations, as a Markdown table; the same command goes on 
   fpgan evaluate --model my-model --perturbations jpeg:80 crop:0.9+jpeg:80 waves --out rows.jsonl
   fpgan evaluate --model my-model --suite robustness --images 2000 --out rows.jsonl
 
+several users who mix their images, and several damaged images of one user pooled:
+
+  fpgan evaluate --model my-model --suite collusion --images 200
+  fpgan evaluate --model my-model --suite pooling --images 100 --perturbations jpeg:50 noise:16
+
 Every image gets a fingerprint and a latent of its own, drawn from the seed. Accuracy and
 attribution are for floats, and for 8-bit images after a PNG round trip and other ways of saving;
 intervals are 95%. A distance is named after its features (vgg16 and alexnet need the extra
@@ -48,7 +53,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--batch-size", type=positive, default=16, help="images per call of the generator (16)")
     parser.add_argument("--perturbations", nargs="+", default=[], metavar="SPEC",
                         help="measure only what is left after these, or suites of them (fpgan perturb --help)")
-    parser.add_argument("--suite", choices=("robustness",), help="robustness: after every suite of perturbations")
+    parser.add_argument("--suite", choices=("robustness", "collusion", "pooling"),
+                        help="robustness: after every suite of perturbations; collusion: whom the verdict names when users "
+                             "mix --images pictures; pooling: verdicts on 1 to 16 images of each of --images suspects")
     parser.add_argument("--out", metavar="FILE",
                         help="write everything as JSON, with versions and command; perturbations as JSON lines")
     parser.add_argument("--record", action="store_true", help="write everything into the model's config.json as well")
@@ -56,6 +63,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Measures, prints the table, and says where the file is."""
+    if args.suite in ("collusion", "pooling"):
+        return _measure_statistics(args)
     if args.perturbations or args.suite:
         return _measure_perturbations(args)
     import shlex
@@ -88,6 +97,33 @@ def _measure_perturbations(args) -> int:
     print(f"{rows[0]['model']}: {trial.count:,} images, {trial.n_users:,} users at {trial.false_positive_rate:g}, "
           f"seed {trial.seed}\n\n{markdown(rows)}")
     if args.out:
+        print(f"\nwritten to {args.out}")
+    return 0
+
+
+def _measure_statistics(args) -> int:
+    """Prints, and writes, what the verdict says of mixed and of pooled images."""
+    import json
+
+    from fpgan.evaluation import collusion, pooling
+    from fpgan.io.files import write_file
+    from fpgan.model import load
+
+    model = load(args.model)
+    shared = {"seed": args.seed, "false_positive_rate": args.false_positive_rate, "batch_size": args.batch_size}
+    if args.suite == "collusion":
+        sizes = tuple(sorted({min(1_000, args.registry_size), args.registry_size}))
+        rows = collusion.collusion(model, registry_sizes=sizes, trials=args.images, **shared)
+        lines = collusion.lines(rows)
+    else:
+        rows = pooling.pooling(model, args.perturbations or pooling.DAMAGED, suspects=args.images,
+                               registry_size=args.registry_size, **shared)
+        lines = pooling.lines(rows)
+    print(f"{model.name} {model.hash}: false-positive rate {args.false_positive_rate:g}, seed {args.seed}\n")
+    print("\n".join(lines))
+    if args.out:
+        about = {"model": f"{model.name} {model.hash}"} | shared
+        write_file(args.out, "".join(json.dumps(about | row) + "\n" for row in rows).encode())
         print(f"\nwritten to {args.out}")
     return 0
 

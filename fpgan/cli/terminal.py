@@ -59,11 +59,15 @@ def warner(command: str) -> Callable:
         shown[kind] += 1
         if shown[kind] <= _SHOWN:
             what = row.error if row.file in (row.error or "") else f"{row.file}: {row.error}"
-            what = what if row.error else f"{row.file}: resized, having another size (bits may suffer)"
+            what = what if row.error else f"{row.file}: {_resized(row)}, having another size (bits may suffer)"
             more = " (further ones are only counted)" if shown[kind] == _SHOWN else ""
             print(f"fpgan {command}: warning: {printable(what)}{more}", file=sys.stderr)
 
     return warn
+
+
+def _resized(row) -> str:
+    return f"{row.resized} of {row.images} images resized" if row.images > 1 else "resized"
 
 
 def finish(command: str, counts, strict: bool) -> int:
@@ -106,7 +110,7 @@ def verdict_table(stream, name_width: int = 40) -> Callable:
     print(f"{'file':<{name_width}}  {'matches':>9}  {'log10 p':>8}  verdict", file=stream)
 
     def show(row) -> None:
-        name = printable(row.file)
+        name = printable(row.file) + (f" ({row.images} images)" if row.images > 1 else "")
         name = name if len(name) <= name_width else "..." + name[3 - name_width:]
         if row.verdict is None:
             print(f"{name:<{name_width}}  {'':>9}  {'':>8}  not read", file=stream)

@@ -21,6 +21,7 @@ import numpy as np
 
 from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import attribute, explain
+from fpgan.decoding.pooling import pool_rows, suspects_by
 from fpgan.decoding.rows import Counts, Row, write_rows
 from fpgan.errors import FpganError
 from fpgan.io.images import read_image
@@ -41,6 +42,8 @@ class DecodeJob:
       false_positive_rate: see `fpgan.attribution.attribute`.
       batch_size: images per call of the compiled program.
       workers: threads that read files.
+      pool: if the images of a suspect are to have one verdict, by what they belong together, see
+        `fpgan.decoding.pooling.suspects_by`.
     """
 
     model: object
@@ -48,15 +51,18 @@ class DecodeJob:
     false_positive_rate: float = 1e-6
     batch_size: int = 64
     workers: int = 8
+    pool: str | None = None
 
     @property
     def evenness_threshold(self) -> float | None:
-        """The model's own; None where it was exported without."""
-        return self.model.info.get("evenness_threshold")
+        """The model's own; None where it was exported without, and for pools, for which it is not calibrated."""
+        return self.model.info.get("evenness_threshold") if self.pool is None else None
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
-        """Yields what is known about each image that `image_sources` has found, in order."""
+        """Yields what is known about each image that `image_sources` has found, in order; or about each pool of them."""
         rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers)
+        if self.pool is not None:
+            rows = pool_rows(rows, suspects_by(self.pool))
         if self.registry is None:
             return rows
         return attribute_rows(rows, self.registry, self.false_positive_rate, self.evenness_threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,26 +16,29 @@ from fpgan.fingerprint import Fingerprint
 from fpgan.io.tables import table_file
 
 # The types of a row's columns, see `fpgan.io.tables.table_file`; what is not here is a string.
-_TYPES = {"matches": "int32", "log10_p": "float64", "confidence": "float64", "evenness": "float64", "resized": "bool"}
+_TYPES = {"images": "int32", "matches": "int32", "log10_p": "float64", "confidence": "float64", "evenness": "float64",
+          "resized": "bool"}
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What was read from one image.
+    """What was read from one image, or from several that were pooled.
 
     Attributes:
-      file: its path; record i of an array_record file is `path#i`.
+      file: its path; record i of an array_record file is `path#i`; the name of a pool.
       logits: float32 [n_bits], or None when the image could not be read.
-      resized: whether it had another size than the model's images.
+      resized: whether it had another size than the model's images; how many had, of a pool.
       error: why it could not be read, or None.
       verdict: whose it is, if that was asked.
+      images: how many were pooled.
     """
 
     file: str
     logits: np.ndarray | None = None
-    resized: bool = False
+    resized: int = False
     error: str | None = None
     verdict: Verdict | None = None
+    images: int = 1
 
     @property
     def fingerprint(self) -> str:
@@ -52,15 +56,17 @@ class Row:
         return float(evenness(self.logits))
 
     def columns(self, with_verdict: bool) -> dict:
-        """The row as plain values, None where nothing is known."""
+        """The row as plain values, None where nothing is known; `others`, further users who fit as well, as a JSON list."""
         known, verdict = self.logits is not None, self.verdict
+        others = verdict and verdict.users[1:] or None
         whose = {"verdict": verdict and str(verdict.kind), "user": verdict and verdict.user,
+                 "others": others and json.dumps(others, ensure_ascii=False), "images": self.images,
                  "matches": verdict and verdict.matches, "log10_p": verdict and round(verdict.log10_p, 4)}
         return {"file": self.file} | (whose if with_verdict else {}) | {
             "fingerprint": self.fingerprint if known else None,
             "confidence": round(self.confidence, 4) if known else None,
             "evenness": round(self.evenness, 4) if known else None,
-            "resized": self.resized, "error": self.error}
+            "resized": bool(self.resized), "error": self.error}
 
 
 @dataclass
@@ -74,9 +80,9 @@ class Counts:
 
     def add(self, row: Row) -> None:
         """Counts one row."""
-        self.read += row.error is None
+        self.read += row.images * (row.error is None)
         self.failed += row.error is not None
-        self.resized += row.resized
+        self.resized += int(row.resized)
         if row.verdict is not None:
             self.verdicts[row.verdict.kind] += 1
 

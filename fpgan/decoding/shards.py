@@ -65,6 +65,8 @@ def decode_folder(job: DecodeJob, paths: Iterable[str | os.PathLike], folder: st
     """
     paths, folder = list(paths), Path(folder)
     format_of("", format)
+    if job.pool is not None:
+        raise FpganError("to pool images, one process has to read them all into one table; give --out a file, such as v.csv")
     if shard_size < 1:
         raise FpganError(f"the shard size is {shard_size}; expected at least 1")
     images, digests = _listed(paths, shard_size)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fpgan.attribution.soft_decision import decisions, least_score, tail
 from fpgan.errors import FpganError
 from fpgan.fingerprint import MAX_BITS
 
@@ -106,6 +107,24 @@ def count_attributions(places: np.ndarray, counts: np.ndarray, owners: np.ndarra
     wrong_counts = counts[~right]
     return Attributions(correct=int((found & right).sum()), wrong=int((found & ~right).sum()),
                         nobody=int((~found).sum()), most_wrong_matches=int(wrong_counts.max(initial=-1)))
+
+
+def attributed_softly(logits: np.ndarray, bits: np.ndarray, false_positive_rate: float, n_users: int) -> np.ndarray:
+    """Tells which images soft decisions attribute to their own user (`fpgan.attribution.soft_decision`).
+
+    Args:
+      logits: float [N, n], what was read.
+      bits: [N, n] of zeros and ones, what was put in.
+      false_positive_rate: tolerated over all users, per image.
+      n_users: registered users.
+
+    Returns:
+      bool [N].
+    """
+    decided = decisions(logits)  # int8 [N, n]
+    scores = np.sum(decided.astype(np.int64) * np.where(bits > 0, 1, -1), axis=1)
+    needed = np.array([least_score(tail(one), false_positive_rate / n_users) for one in decided], np.int64)
+    return scores >= needed
 
 
 class Fit(NamedTuple):

@@ -19,15 +19,16 @@ def _saving_lines(results: dict) -> list[str]:
     attribution, settings = results["attribution"], results["settings"]
     after = attribution.get("after", {})
     heading = f"attributed (right / wrong / nobody), {settings['n_users']:,} users" if after else ""
-    lines = [f"{'after':<20}  {'bit accuracy (95%)':<23}  {heading}".rstrip()]
+    lines = [f"{'after':<18}  {'bit accuracy (95%)':<22}  {heading}".rstrip()]
     for name, accuracy in results["bit_accuracy"].items():
         bits = f"{accuracy['value']:.4f} ({accuracy['low']:.4f}-{accuracy['high']:.4f})"
-        found = _attributed(after[name]) if after else ""
-        lines.append(f"{name:<20}  {bits:<23}  {found}".rstrip())
+        found = _attributed(after[name]) + f"  soft {100 * after[name]['soft_share']['value']:.2f}%" if after else ""
+        lines.append(f"{name:<18}  {bits:<22}  {found}".rstrip())
     lines.append("")
     if after:
         lines.append(f"attribution at {attribution['needed_matches']} matching bits or more: "
-                     f"false-positive rate {settings['false_positive_rate']:g} over all users")
+                     f"false-positive rate {settings['false_positive_rate']:g} over all users;")
+        lines.append("soft: to the right user where sure bits count for more, as a verdict does")
     else:
         lines.append(f"attribution: not possible, {results['model']['n_bits']} bits are too few for "
                      f"{settings['n_users']:,} users at {settings['false_positive_rate']:g}")
@@ -51,8 +52,9 @@ def _false_lines(results: dict) -> list[str]:
     for name, found in results["false_attribution"].items():
         fit = found["binomial_fit"]
         attributed = "-" if found["attributed"] is None else found["attributed"]
+        softly = "-" if found["attributed_softly"] is None else found["attributed_softly"]
         test = f"binomial: p = {fit['p_value']:.3f}" if fit else "too few for a test"
-        lines.append(f"  {_short(name, 24):<24}  attributed {attributed} of {found['images']:,} images; "
+        lines.append(f"  {_short(name, 20):<20}  attributed {attributed}, soft {softly} of {found['images']:,} images; "
                      f"best match {found['most_matches']} bits; {test}")
     return lines
 

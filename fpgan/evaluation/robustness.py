@@ -6,7 +6,6 @@ A row for each perturbation, written as a JSON line as soon as it is measured: t
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fpgan.attribution.soft_decision import decisions, log10_p_value, tail
 from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
@@ -187,11 +185,8 @@ def _attributed(logits: np.ndarray, bits: np.ndarray, trial: Trial) -> dict[str,
         if 0 < trial.false_positive_rate <= 1 and trial.n_users > 0:
             return dict.fromkeys(_SHARES)
         raise
-    decided = decisions(logits)  # int8 [N, n]
-    scores = np.sum(decided.astype(np.int64) * np.where(bits > 0, 1, -1), axis=1)
-    log10_p = np.array([log10_p_value(score, tail(one)) for score, one in zip(scores, decided, strict=True)])
     return {"hard": ((logits > 0) == (bits > 0)).sum(axis=1) >= needed,
-            "soft": log10_p <= math.log10(trial.false_positive_rate / trial.n_users)}
+            "soft": metrics.attributed_softly(logits, bits, trial.false_positive_rate, trial.n_users)}
 
 
 def _share(attributed: np.ndarray | None) -> dict | None:

@@ -101,7 +101,7 @@ class Negatives(NamedTuple):
 def draw(settings: Settings, n_bits: int) -> Draws:
     """Draws registry, fingerprints and latents; each has a stream of its own."""
     streams = np.random.default_rng(settings.seed).spawn(4)
-    registered = _random_packed(streams[0], settings.n_users, n_bits)
+    registered = random_packed(streams[0], settings.n_users, n_bits)
     registry = Registry(tuple(map(str, range(settings.n_users))), registered, n_bits)
     owners = np.arange(settings.count) % settings.n_users
     pairs = min(settings.count, MOST_PAIRS)
@@ -161,7 +161,7 @@ def measure_negatives(model, source, settings: Settings, extractor: Extractor | 
     return Negatives(source.name, logits, np.concatenate(features) if extractor else None, np.concatenate(kept))
 
 
-def _random_packed(rng: np.random.Generator, count: int, n_bits: int) -> np.ndarray:
+def random_packed(rng: np.random.Generator, count: int, n_bits: int) -> np.ndarray:
     """Draws uniform fingerprints as uint8 [count, ceil(n / 8)], the unused bits zero."""
     packed = rng.integers(0, 256, (count, -(-n_bits // 8)), dtype=np.uint8)
     packed[:, -1] &= 0xFF << (-n_bits % 8) & 0xFF

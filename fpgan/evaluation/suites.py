@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fpgan.attribution.soft_decision import find_users
 from fpgan.attribution.statistics import matches, threshold
 from fpgan.data.sources import data_settings, open_other
 from fpgan.errors import FpganError
@@ -72,8 +73,8 @@ def evaluate(model, source, settings: Settings, *, others: Sequence = (),
                                                     "feature_weights": extractor.source},
         "data": {"name": source.name, "licence": source.licence, "images": len(source)},
         **_accuracy(generated, draws),
-        "attribution": _attribution(generated, draws, needed),
-        "false_attribution": {one.name: _false_attribution(one, draws, needed) for one in negatives},
+        "attribution": _attribution(generated, draws, needed, settings),
+        "false_attribution": {one.name: _false_attribution(one, draws, needed, settings) for one in negatives},
         "consistency": _consistency(generated),
         "diversity": _diversity(generated, real),
         **_distances(generated, real, extractor, settings),
@@ -160,16 +161,21 @@ def _accuracy(generated: Generated, draws: Draws) -> dict:
     }
 
 
-def _attribution(generated: Generated, draws: Draws, needed: int | None) -> dict:
-    """Counts the images attributed to the right user, and to a wrong one, after each way of saving."""
+def _attribution(generated: Generated, draws: Draws, needed: int | None, settings: Settings) -> dict:
+    """Counts the images attributed to the right user, and to a wrong one, after each way of saving, by matching bits.
+
+    The share that soft decisions attribute to the right user, as a verdict does, stands beside it.
+    """
     if needed is None:
         return {"needed_matches": None}
-    found = {}
+    found, rate, users = {}, settings.false_positive_rate, settings.n_users
     nearest = _best_matches(draws, np.stack(list(generated.logits.values())))
     for name, places, matching in zip(generated.logits, *nearest, strict=True):
         counts = metrics.count_attributions(places, matching, draws.owners, needed)
         found[name] = {"correct": counts.correct, "wrong": counts.wrong, "nobody": counts.nobody,
                        "share": metrics.share(counts.correct, len(places))._asdict()}
+        soft = metrics.attributed_softly(generated.logits[name], draws.bits, rate, users)
+        found[name]["soft_share"] = metrics.share(int(soft.sum()), len(soft))._asdict()
     return {"needed_matches": needed, "after": found}
 
 
@@ -183,13 +189,14 @@ def _best_matches(draws: Draws, logits: np.ndarray) -> tuple[np.ndarray, np.ndar
     return places[inverse], counts[inverse]
 
 
-def _false_attribution(negatives: Negatives, draws: Draws, needed: int | None) -> dict:
+def _false_attribution(negatives: Negatives, draws: Draws, needed: int | None, settings: Settings) -> dict:
     """Counts attributions of images that nobody's instance made, and tests how innocent users match them."""
     count = len(negatives.logits)
     nobody = np.full(count, -1)
     out_of_reach = draws.registry.n_bits + 1
     nearest = _best_matches(draws, negatives.logits)
     counts = metrics.count_attributions(*nearest, nobody, needed or out_of_reach)
+    soft = find_users(draws.registry.packed, negatives.logits, settings.false_positive_rate) if needed else []
     innocent = matches(negatives.logits > 0, draws.innocent_bits[:count] > 0)
     try:
         fit = metrics.binomial_fit(innocent, draws.registry.n_bits)._asdict()
@@ -198,6 +205,7 @@ def _false_attribution(negatives: Negatives, draws: Draws, needed: int | None) -
     return {
         "images": count,
         "attributed": counts.wrong if needed else None,
+        "attributed_softly": sum(one.attributed > 0 for one in soft) if needed else None,
         "share": metrics.share(counts.wrong, count)._asdict() if needed else None,
         "most_matches": counts.most_wrong_matches,
         "mean_matches": float(innocent.mean()),
