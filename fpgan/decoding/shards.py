@@ -21,7 +21,7 @@ from pathlib import Path
 from fpgan.decoding.decode import DecodeJob
 from fpgan.decoding.rows import Counts, Row, row_file
 from fpgan.distributed.environment import Process
-from fpgan.distributed.work import Claim, Outcome, begin, remove_leftovers, run_shards, shard_name
+from fpgan.distributed.work import Claim, Outcome, begun, remove_leftovers, run_shards, shard_name
 from fpgan.errors import FpganError
 from fpgan.io.files import remove_temporaries, write_file
 from fpgan.io.listing import Source, image_sources
@@ -73,12 +73,13 @@ def decode_folder(job: DecodeJob, paths: Iterable[str | os.PathLike], folder: st
         raise FpganError(f"the shard size is {shard_size}; expected at least 1")
     images, digests = _listed(paths, shard_size, passed_over or (lambda path: None))
     names = hashlib.sha256("".join(digests).encode()).hexdigest()
-    begin(folder, f"{_ABOUT}/settings.json", {"fpgan_rows": 1, **job.settings(), "images": images, "images_sha256": names,
-                                              "format": format, "shard_size": shard_size})
+    mark = {"fpgan_rows": 1, **job.settings(), "images": images, "images_sha256": names, "format": format,
+            "shard_size": shard_size}
     parts, shards = _Parts(folder, job, format, digests, list(sinks)), range(len(digests))
     mine = (process or Process()).shards(len(digests))
-    run_shards(parts.listed(paths, shard_size, mine), parts.make_many, claim_path=parts.claim_path,
-               is_finished=parts.is_finished, report=report or (lambda line: None), skip=parts.forget)
+    with begun(folder, f"{_ABOUT}/settings.json", mark):
+        run_shards(parts.listed(paths, shard_size, mine), parts.make_many, claim_path=parts.claim_path,
+                   is_finished=parts.is_finished, report=report or (lambda line: None), skip=parts.forget)
     counts = Counts()
     for shard in mine:
         counts.add_all(parts.counts(shard))
