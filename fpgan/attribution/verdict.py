@@ -8,11 +8,14 @@ What is claimed, and what is not:
   union bound N P(score >= t) holds, whatever the image and however wrong the decoder is, or is about its own certainty.
   It does not hold for fingerprints that somebody chose instead of drawing them. All users who pass are named: an image that
   several of them have mixed may fit several. The rate is per verdict; whoever tests many images should choose it
-  accordingly. It is about chance: somebody who has an instance's images may imitate its fingerprint.
+  accordingly. It is about chance: somebody who holds a user's images may imitate their fingerprint, which no p-value sees.
 * "fingerprinted, but nobody registered" is an empirical judgement without a p-value: the logits are as even in size
   (`evenness`) as they are on the images of the decoder's own model, by a threshold that was calibrated when the model
   was exported. Images of another origin may give logits as even.
-* "not ours" says that neither holds. An image whose fingerprint was destroyed looks the same.
+* "no fingerprint found" says that neither holds, in any place of the picture that was searched (`explain` says which). It
+  does not say that the image is of another origin: one whose fingerprint was destroyed, or is out of place, looks the same.
+* Where the picture lies in an image is decided by the image alone (`fpgan.Model.read`), never by the registry. What was read
+  there is as independent of an innocent user's fingerprint as any other bits, so p needs no factor for the places tried.
 * "nobody registered" stands in place of the last two when the model brings no calibrated threshold.
 """
 
@@ -31,7 +34,7 @@ from fpgan.fingerprint import Fingerprint, as_bits
 
 ATTRIBUTED = "attributed"
 UNREGISTERED = "fingerprinted, but nobody registered"
-NOT_OURS = "not ours"
+NO_FINGERPRINT = "no fingerprint found"
 NOBODY = "nobody registered"
 _SHOWN = 3  # users in the text of a verdict
 
@@ -56,13 +59,14 @@ class Verdict:
     """What is known about one image, or about several that were pooled.
 
     Attributes:
-      kind: ATTRIBUTED, UNREGISTERED, NOT_OURS or NOBODY, as the head of this module explains them.
+      kind: ATTRIBUTED, UNREGISTERED, NO_FINGERPRINT or NOBODY, as the head of this module explains them.
       user: the user to whom the image is attributed, the best of several, else None.
       matches: bits shared with the fingerprint of the best user, registered to whoever it may be.
       log10_p: log10 of the bound on the probability that an innocent user fits as well as the best one, over all users and
         with sure bits counting for more; at most 0.
       fingerprint: the bits read from the image, in hexadecimal digits.
       named: everybody to whom the image is attributed, the best first.
+      undone: what was done to the picture and undone before it was read, as "flipped, cropped to 92%"; empty if nothing.
     """
 
     kind: str
@@ -71,6 +75,7 @@ class Verdict:
     log10_p: float
     fingerprint: str
     named: tuple[Match, ...] = ()
+    undone: str = ""
 
     @property
     def users(self) -> list[str]:
@@ -78,6 +83,9 @@ class Verdict:
         return [match.user for match in self.named]
 
     def __str__(self) -> str:
+        return self._whose() + (f" ({self.undone})" if self.undone else "")
+
+    def _whose(self) -> str:
         if self.user is None or len(self.named) < 2:
             return self.kind if self.user is None else f"user {self.user}"
         more = len(self.named) - _SHOWN
@@ -89,13 +97,14 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     """Says for each image whose instance made it.
 
     Args:
-      outputs: what was read from M images: logits (floating point) or bits (bool or integer), [M, n_bits]; or anything that
-        has such `logits`. Logits are worth more: sure bits count for more than unsure ones.
+      outputs: what was read from M images: logits (floating point) or bits (bool or integer), [M, n_bits]; or a Reading of
+        `fpgan.Model.read`, which has such `logits` and says what was undone. Logits are worth more: sure bits count for more
+        than unsure ones.
       registry: the users to compare with, at least one.
       false_positive_rate: the largest tolerated probability that an image which none of the users' instances
         made is attributed to any of them.
       evenness_threshold: evenness of the logits from which on an unattributed image counts as fingerprinted
-        (the model's `info["evenness_threshold"]`); without it, or with bits, that question stays open.
+        (`fpgan.Model.evenness_threshold` of the search that was made); without it, or with bits, that question stays open.
 
     Returns:
       M verdicts.
@@ -105,13 +114,14 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     """
     if not len(registry):
         raise FpganError("the registry has no users; issue a fingerprint first")
+    undone = getattr(getattr(outputs, "alignment", None), "undone", None)
     outputs = np.asarray(getattr(outputs, "logits", outputs))
     is_logits = outputs.dtype.kind not in "bui"
     bits = as_bits(outputs > 0 if is_logits else outputs, registry.n_bits)  # [M, n]
     threshold(registry.n_bits, false_positive_rate, len(registry))  # refuses a rate that not even a perfect match reaches
     found = find_users(registry.packed, outputs.reshape(bits.shape), false_positive_rate)
     below = _kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
-    return [_verdict(*each, registry) for each in zip(bits, found, below, strict=True)]
+    return [_verdict(*each, registry) for each in zip(bits, found, below, undone or [""] * len(bits), strict=True)]
 
 
 def evenness(logits) -> np.ndarray:
@@ -125,29 +135,37 @@ def evenness(logits) -> np.ndarray:
     return np.mean(magnitudes, axis=-1) / np.sqrt(np.where(power > 0, power, 1))
 
 
-def explain(registry: Registry, false_positive_rate: float, evenness_threshold: float | None) -> str:
-    """Says in a few lines what the verdicts of `attribute` with these arguments mean."""
+def explain(registry: Registry, false_positive_rate: float, evenness_threshold: float | None,
+            searched: str = "each image as it is") -> str:
+    """Says in a few lines what the verdicts of `attribute` with these arguments mean.
+
+    Args:
+      registry, false_positive_rate, evenness_threshold: as in `attribute`.
+      searched: where the picture was looked for, such as `fpgan.model.reading.searched` says it.
+    """
     n_bits, users = registry.n_bits, len(registry)
     needed = threshold(n_bits, false_positive_rate, users)
     attributed = (f"user: so good a fit happens by chance with probability {false_positive_rate:g} at most, over {users} "
                   f"registered user{'s' * (users != 1)}\n  (log10 p of {math.log10(false_positive_rate):.3g} or less; sure "
                   f"bits count for more: were all equally sure, {needed} or more of {n_bits} match)")
+    where = f"\nsearched: {searched}"
     if evenness_threshold is None:
         return attributed + (f"\n{NOBODY}: no fit is so good; with no calibrated threshold it stays open whether "
-                             "there is a fingerprint")
+                             "there is a fingerprint") + where
     return attributed + (f"\n{UNREGISTERED}: no fit is so good, but the logits are as even as on its own model's "
                          f"images (evenness of\n  {evenness_threshold:.3g} or more: empirical, no p-value)"
-                         f"\n{NOT_OURS}: neither, so far as the bits can tell")
+                         f"\n{NO_FINGERPRINT}: neither, where it was searched; a destroyed one looks the same") + where
 
 
-def _verdict(bits: np.ndarray, found: Found, below: str, registry: Registry) -> Verdict:
+def _verdict(bits: np.ndarray, found: Found, below: str, undone: str, registry: Registry) -> Verdict:
     """Puts what was found for one image into words."""
     prints = np.unpackbits(registry.packed[found.places], axis=1, count=registry.n_bits)  # [K, n]
     counts = matches(prints, bits)
     named = tuple(Match(registry.users[found.places[i]], int(counts[i]), float(found.log10_p[i]))
                   for i in range(found.attributed))
     return Verdict(kind=ATTRIBUTED if named else below, user=named[0].user if named else None, matches=int(counts[0]),
-                   log10_p=float(found.log10_p[0]), fingerprint=Fingerprint.from_bits(bits).hex, named=named)
+                   log10_p=float(found.log10_p[0]), fingerprint=Fingerprint.from_bits(bits).hex, named=named,
+                   undone=undone)
 
 
 def _kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, count: int) -> list[str]:
@@ -155,4 +173,4 @@ def _kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, co
     if logits is None or evenness_threshold is None:
         return [NOBODY] * count
     sure = evenness(logits) >= evenness_threshold  # [M]
-    return [UNREGISTERED if each else NOT_OURS for each in np.atleast_1d(sure)]
+    return [UNREGISTERED if each else NO_FINGERPRINT for each in np.atleast_1d(sure)]

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from fpgan.benchmarks.throughput import bench_decode, bench_generate, bench_train_step, random_params
+from fpgan.benchmarks.throughput import bench_decode, bench_generate, bench_search, bench_train_step, random_params
 from fpgan.benchmarks.timing import Settings
 from fpgan.errors import FpganError
 from fpgan.io.files import write_file
@@ -25,7 +25,7 @@ TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "attribute")
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
-          training=None, predicted=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
+          training=None, predicted=None, model=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
     """Runs benchmarks and writes their results: `fpgan bench`.
 
     Args:
@@ -33,6 +33,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
       network: the architecture, for "generate", "decode" and "pipeline".
       settings: what to time.
       params: {"generator", "decoder"} -> parameters; random without them, which takes as long.
+      model: a Model, of which "decode" also times the searches for the picture in an image.
       training: the training config (fpgan.training.config), for "train-step" and "scaling".
       predicted: the training config of the predictions of "scaling"; `training` without it.
       out: a JSON file, written whole or not at all; none without it.
@@ -53,6 +54,8 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
             results[task] = bench_generate(network, params["generator"], settings)
         elif task == "decode":
             results[task] = bench_decode(network, params["decoder"], settings)
+            if model is not None and settings.search:
+                results[task]["searches"] = bench_search(model, settings)
         elif task == "pipeline":
             from fpgan.benchmarks import pipeline
 
@@ -140,6 +143,10 @@ def _row_line(row: dict) -> str:
 def _footnotes(part: dict) -> list[str]:
     rates = [f"{kind} {rate / 1e9:.4g} GFLOP/s" for kind, rate in part["peak"]["by_dtype"].items()]
     lines = [f"matmul peak, measured in the same turns: {', '.join(rates)}"]
+    if "searches" in part:
+        lines += ["", f"{'search':>6}{'batch':>7}{'poses':>7}{'own images/s':>14}{'other images/s':>16}"]
+        lines += [f"{row['search']:>6}{row['batch']:>7}{row['poses']:>7}{row['own_per_second']:>14.4g}"
+                  f"{row['other_per_second']:>16.4g}" for row in part["searches"]]
     if "grouped" in part:
         grouped = part["grouped"]
         lines.append(f"grouped convolutions, batch {grouped['batch']}: {grouped['images_per_second']:.4g} "

@@ -6,6 +6,7 @@ The peak is that of a large matrix product, on the same device in the same turns
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Hashable, Iterator, Mapping
@@ -18,6 +19,7 @@ from jax import lax
 from fpgan.benchmarks.timing import Program, Settings, compile_program, compile_training, time_interleaved
 from fpgan.errors import FpganError
 from fpgan.model.programs import decode_fn, generate_fn
+from fpgan.model.reading import SEARCHES, poses_tried
 from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
@@ -66,6 +68,33 @@ def bench_decode(network: NetworkConfig, params: dict, settings: Settings) -> di
         for batch in settings.batches}
     seconds, peak = time_with_peak(programs, network.compute_dtype, settings.repeats)
     return {"rows": _rows(programs, seconds, peak), "peak": peak}
+
+
+def bench_search(model, settings: Settings) -> list[dict]:
+    """Times reading images by each search, at each batch size: own images, and noise, which a full search does not pass.
+
+    Args:
+      model: a Model; without an aligner "fast" tries the turns of a square.
+      settings: what to time.
+
+    Returns:
+      For each search and batch size a dict: search, batch, poses (tried of an image that is not clearly right), and images/s
+      of own images as they are, "own_per_second", and of noise, "other_per_second".
+    """
+    rng = np.random.default_rng(settings.seed)
+    count = max(settings.batches)
+    own = model.generate(rng.integers(0, 2, (count, model.n_bits), np.uint8), rng.integers(0, 2**32, count, np.uint32))
+    others = rng.integers(0, 256, own.shape, np.uint8)
+    calls = {(search, batch, kind): functools.partial(_read, model, images[:batch], search)
+             for search in SEARCHES for batch in settings.batches for kind, images in (("own", own), ("other", others))}
+    seconds = time_interleaved(calls, settings.repeats)
+    return [{"search": search, "batch": batch, "poses": poses_tried(model, search),
+             **{f"{kind}_per_second": batch / statistics.median(seconds[search, batch, kind]) for kind in ("own", "other")}}
+            for search in SEARCHES for batch in settings.batches]
+
+
+def _read(model, images: np.ndarray, search: str) -> np.ndarray:
+    return model.read(images, search).logits
 
 
 def bench_train_step(config, settings: Settings) -> dict:

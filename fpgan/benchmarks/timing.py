@@ -121,6 +121,7 @@ class Settings:
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
       registry_sizes: numbers of users for "attribute".
+      search: whether "decode" also times the searches of a model.
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -133,3 +134,4 @@ class Settings:
     utilization: float = 0.3
     images: int = 1024
     registry_sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    search: bool = False

@@ -17,14 +17,21 @@ evenness to verdicts.csv:
 
   file                    matches   log10 p  verdict
   found/a.png          128 of 128     -38.1  user alice
-  found/b.png           76 of 128      -0.6  not ours
+  found/b.png          125 of 128     -33.2  user bob (flipped, cropped to 92%)
+  found/c.png           76 of 128      -0.6  no fingerprint found
 
 log10 p bounds the probability that an image which no registered user's instance made would
 fit any of them so well: the exact tail of a score in which sure bits count for more, times
 the number of users. An image is attributed when that is at most --fpr, to everybody who fits
 so well: an image that several users have mixed may name several. Verdicts below that are told
 apart by how even the logits are in size, where the model has a calibrated threshold; those
-have no p-value. What a p-value says, and what not: docs/statistics.md.
+have no p-value. What a p-value says, and what not (who holds a user's images may imitate their
+fingerprint): docs/statistics.md.
+
+An image that was moved (flipped, cropped, turned, put on a page) is read where the picture lies
+in it: --search fast, the default of models with an aligner, looks where the aligner finds it,
+--search full also tries hundreds of poses. The image alone decides, never the registry, so p
+needs no factor; the verdict says what was undone.
 
 Several images of one suspect, each too damaged for itself, are one verdict with one p-value:
 
@@ -63,5 +70,6 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.decoding.decode import DecodeJob
 
     model = fpgan.load(args.model)
-    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads, args.pool)
+    job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads, args.pool,
+                    args.search)
     return read_images("attribute", job, args)

@@ -11,6 +11,7 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench generate --resolution 128 --channel-base 8192 --channel-max 512 \\
       --compute-dtype bfloat16
   fpgan bench generate decode --model robohash32 --batch-sizes 1,64 --out bench.json
+  fpgan bench decode --model robohash32 --search --batch-sizes 16
   fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
   fpgan bench pipeline --model robohash32 --batch-sizes 16
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
@@ -21,7 +22,8 @@ apart. FLOPs are those of XLA's cost analysis, the peak is that of a large matri
 `generate` is also timed with a kernel per sample (grouped convolutions), and shows that new
 fingerprints do not compile again. `pipeline` makes whole sample sets beside generation and
 encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
-CPU), and predicts a step on pods; docs/scaling.md states the model. `attribute` compares images
+CPU), and predicts a step on pods; docs/scaling.md states the model. --search times reading images
+that may have been moved, own ones as they are and noise, on which nothing is passed over. `attribute` compares images
 with all of so many registered users, beside faiss's flat binary index where that is installed
 (pip install 'fpgan[peers]').
 """
@@ -45,6 +47,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--fingerprints", type=not_negative, default=1000, metavar="N",
                         help="distinct ones to count traces over; 0: none (1000)")
     parser.add_argument("--images", type=positive, default=1024, help="made in each turn of pipeline (1024)")
+    parser.add_argument("--search", action="store_true",
+                        help="decode: also time the searches none, fast and full of --model, as in fpgan attribute")
     parser.add_argument("--config", help="config file for train-step and scaling")
     parser.add_argument("--devices", default="1,2,4,8", metavar="COUNTS",
                         help="numbers of devices for scaling (1,2,4,8); empty: predictions alone")
@@ -66,6 +70,7 @@ def run(args) -> int:
 
     from fpgan.benchmarks.bench import bench, table
     from fpgan.benchmarks.timing import Settings
+    from fpgan.errors import FpganError
     from fpgan.model.model import load
 
     devices = _sizes(args.devices, "--devices") if args.devices else ()
@@ -74,10 +79,13 @@ def run(args) -> int:
     model = load(args.model) if args.model else None
     settings = Settings(_sizes(args.batch_sizes, "--batch-sizes"), args.repeats, args.grouped_batch, args.fingerprints,
                         args.seed, devices, args.device_batch, args.utilization, args.images,
-                        _sizes(args.registry_size, "--registry-size"))
+                        _sizes(args.registry_size, "--registry-size"), args.search)
+    if args.search and model is None:
+        raise FpganError("--search is of a model; give --model")
     results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
                     params=model.params if model else None, training=_training(args.config),
-                    predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]))
+                    predicted=_training(args.predict), model=model, out=args.out,
+                    command=shlex.join(["fpgan", *sys.argv[1:]]))
     print(table(results))
     if args.out:
         print(f"\nwritten to {args.out}")

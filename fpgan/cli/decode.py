@@ -12,9 +12,10 @@ example: read the fingerprints of all images below a folder
   fpgan decode samples --out bits.csv
 
 writes a line per image: file, fingerprint (hexadecimal digits), confidence (the mean of
-|2 sigmoid(logit) - 1| over the bits, 0 to 1), evenness, resized, error. The decoder reads
-bits from any image, whoever made it: whether they mean anything is what `fpgan attribute`
-is for.
+|2 sigmoid(logit) - 1| over the bits, 0 to 1), evenness, undone (what was done to the picture
+and undone before it was read, as "flipped, cropped to 92%": see --search), resized, error. The
+decoder reads bits from any image, whoever made it: whether they mean anything is what
+`fpgan attribute` is for.
 
 IMAGES are files, folders (searched recursively), patterns such as 'samples/*/0000*.png', or
 array_record files of encoded images. Files that cannot be read are reported in their
@@ -44,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.decoding.decode import DecodeJob
 
-    job = DecodeJob(fpgan.load(args.model), batch_size=args.batch_size, workers=args.threads)
+    job = DecodeJob(fpgan.load(args.model), batch_size=args.batch_size, workers=args.threads,
+                    search=args.search)
     return read_images("decode", job, args)

@@ -18,6 +18,10 @@ what is left after perturbations, as a Markdown table; the same command goes on 
   fpgan evaluate --model my-model --perturbations jpeg:80 crop:0.9+jpeg:80 waves --out rows.jsonl
   fpgan evaluate --model my-model --suite robustness --images 2000 --out rows.jsonl
 
+the same where each image is read at the place that the model's aligner finds:
+
+  fpgan evaluate --model my-model --search fast --perturbations flip shift:-7,5 crop:0.85
+
 several users who mix their images, and several damaged images of one user pooled:
 
   fpgan evaluate --model my-model --suite collusion --images 200
@@ -53,6 +57,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--batch-size", type=positive, default=16, help="images per call of the generator (16)")
     parser.add_argument("--perturbations", nargs="+", default=[], metavar="SPEC",
                         help="measure only what is left after these, or suites of them (fpgan perturb --help)")
+    parser.add_argument("--search", choices=("none", "fast", "full"), default="none",
+                        help="of perturbed images: where the picture is looked for, as in fpgan attribute (none)")
     parser.add_argument("--suite", choices=("robustness", "collusion", "pooling"),
                         help="robustness: after every suite of perturbations; collusion: whom the verdict names when users "
                              "mix --images pictures; pooling: verdicts on 1 to 16 images of each of --images suspects")
@@ -91,11 +97,11 @@ def _measure_perturbations(args) -> int:
     from fpgan.evaluation.robustness import Trial, markdown, measure_named
     from fpgan.perturbations.suites import SUITES
 
-    trial = Trial(args.images, args.seed, args.registry_size, args.false_positive_rate)
+    trial = Trial(args.images, args.seed, args.registry_size, args.false_positive_rate, args.search)
     names = [*args.perturbations, *(SUITES if args.suite else ())]
     rows = measure_named(args.model, names, trial, out=args.out, batch_size=args.batch_size, progress=_progress())
     print(f"{rows[0]['model']}: {trial.count:,} images, {trial.n_users:,} users at {trial.false_positive_rate:g}, "
-          f"seed {trial.seed}\n\n{markdown(rows)}")
+          f"seed {trial.seed}, search {trial.search}\n\n{markdown(rows)}")
     if args.out:
         print(f"\nwritten to {args.out}")
     return 0

@@ -1,6 +1,7 @@
-"""fpgan export: turns a training checkpoint into a model directory."""
+"""fpgan export: turns a training checkpoint into a model directory; adds an aligner to one that is there."""
 
-from fpgan.cli.terminal import not_negative, progress_line
+from fpgan.cli.terminal import not_negative, positive, progress_line
+from fpgan.errors import FpganError
 
 EXAMPLE = """\
 example: from a run to a model that every command takes
@@ -10,13 +11,21 @@ example: from a run to a model that every command takes
 
 The same run with its fingerprint at half strength, read by a decoder that is fitted to it:
 
-  fpgan export --workdir runs/smoke --out models/faint --strength 0.5 --readout-images 40000"""
+  fpgan export --workdir runs/smoke --out models/faint --strength 0.5 --readout-images 40000
+
+An aligner finds the picture in an image that was flipped, cropped, turned or put on a page, so
+that `fpgan attribute --search fast` reads it there. It is trained on the model's own images, at
+export, or for a model directory that is there, an imported one, too:
+
+  fpgan export --workdir runs/smoke --out models/smoke --aligner-images 6000
+  fpgan export --model models/celeba128 --aligner-images 6000 --data photos/"""
 
 
 def add_arguments(parser):
     """Declares the arguments."""
-    parser.add_argument("--workdir", required=True, help="directory of the training run")
-    parser.add_argument("--out", required=True, help="model directory to write")
+    parser.add_argument("--workdir", help="directory of the training run")
+    parser.add_argument("--out", help="model directory to write")
+    parser.add_argument("--model", metavar="DIR", help="instead of these: a model directory that gets an aligner")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument("--name", default="", help="name of the model (default: the directory's)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the stored parameters")
@@ -24,14 +33,45 @@ def add_arguments(parser):
                         "see and to read (default: the config's export.strength)")
     parser.add_argument("--readout-images", type=not_negative, help="fit the readout to so many generated images, 0 for "
                         "none (default: the config's export.readout_images)")
+    parser.add_argument("--aligner-images", type=not_negative, metavar="N", help="train an aligner on so many generated "
+                        "images, 0 for none (default: the config's export.aligner_images)")
+    parser.add_argument("--aligner-steps", type=positive, metavar="N", help="with --model: steps of 64 views (default: 12 "
+                        "views of each image)")
+    parser.add_argument("--data", metavar="IMAGES", help="with --model: images that are not the model's, to calibrate the "
+                        "searches (default: those that it was trained on, if they are at hand)")
 
 
 def run(args) -> int:
     """Exports."""
+    if args.model is not None:
+        return _add_aligner(args)
+    if args.workdir is None or args.out is None:
+        raise FpganError("expected --workdir and --out, or --model DIR --aligner-images N")
+    if args.aligner_steps is not None or args.data is not None:
+        raise FpganError("--aligner-steps and --data go with --model; of a run they are export.aligner_steps, and its data")
     from fpgan.training.export import export
 
     model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.readout_images,
-                   progress_line("fpgan export"))
+                   args.aligner_images, progress_line("fpgan export"))
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "
           f"{model.info['training']['images_seen']:,} images seen, hash {model.hash}")
+    return 0
+
+
+def _add_aligner(args) -> int:
+    """Adds an aligner to a model directory, and says how well it does."""
+    from fpgan.training.export import add_aligner
+
+    for_runs = ("workdir", "out", "step", "strength", "readout_images")
+    if not args.aligner_images or any(getattr(args, name) is not None for name in for_runs):
+        raise FpganError("--model goes with --aligner-images N, of at least 64, and without "
+                         + ", ".join("--" + name.replace("_", "-") for name in for_runs))
+    model = add_aligner(args.model, args.aligner_images, args.aligner_steps or 0, data=args.data,
+                        progress=progress_line("fpgan export"))
+    about, thresholds = model.info["aligner"], model.info.get("search_thresholds") or {}
+    print(f"{args.model}: aligner {about['hash']}, {about['views']:,} views of {about['images']:,} images; on views of "
+          f"others {about['median_pixels']} pixels off in the middle, at most {about['most_pixels']} in 95%, "
+          f"{about['turns']:.1%} of the turns right")
+    calibrated = ", ".join(f"{search} {value:.3g}" for search, value in thresholds.items())
+    print(f"evenness thresholds of searches: {calibrated or 'none (images to calibrate on: --data)'}")
     return 0

@@ -26,6 +26,7 @@ from fpgan.decoding.rows import Counts, Row, write_rows
 from fpgan.errors import FpganError
 from fpgan.io.images import read_image
 from fpgan.io.listing import Source, contents_of, image_sources
+from fpgan.model.reading import search_of, searched, threshold_for
 
 _BATCHES_AHEAD = 4
 _BYTES_AHEAD = 1 << 26  # of encoded images from records
@@ -44,6 +45,7 @@ class DecodeJob:
       workers: threads that read files.
       pool: if the images of a suspect are to have one verdict, by what they belong together, see
         `fpgan.decoding.pooling.suspects_by`.
+      search: where the picture is looked for in an image, see `fpgan.model.reading`; None for the model's own search.
     """
 
     model: object
@@ -52,15 +54,16 @@ class DecodeJob:
     batch_size: int = 64
     workers: int = 8
     pool: str | None = None
+    search: str | None = None
 
     @property
     def evenness_threshold(self) -> float | None:
-        """The model's own; None where it was exported without, and for pools, for which it is not calibrated."""
-        return self.model.info.get("evenness_threshold") if self.pool is None else None
+        """The model's own for this search; None where there is none, and for pools, for which it is not calibrated."""
+        return threshold_for(self.model, self.search) if self.pool is None else None
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Yields what is known about each image that `image_sources` has found, in order; or about each pool of them."""
-        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers)
+        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers, search=self.search)
         if self.pool is not None:
             rows = pool_rows(rows, suspects_by(self.pool))
         if self.registry is None:
@@ -79,11 +82,13 @@ class DecodeJob:
         """
         if self.registry is None:
             return None
-        return explain(self.registry, self.false_positive_rate, self.evenness_threshold)
+        return explain(self.registry, self.false_positive_rate, self.evenness_threshold, searched(self.model, self.search))
 
     def settings(self) -> dict:
         """Returns all of it that decides the rows, as plain values."""
-        settings = {"model": self.model.hash, "batch_size": self.batch_size}
+        settings, search = {"model": self.model.hash, "batch_size": self.batch_size}, search_of(self.model, self.search)
+        if search != "none":
+            settings |= {"search": search, "aligner": (self.model.info.get("aligner") or {}).get("hash")}
         if self.registry is None:
             return settings
         users = "\n".join(user or "" for user in self.registry.users).encode()
@@ -93,8 +98,8 @@ class DecodeJob:
                            "evenness_threshold": self.evenness_threshold}
 
 
-def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64,
-                 workers: int = 8) -> Iterator[Row]:
+def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64, workers: int = 8,
+                 search: str | None = None) -> Iterator[Row]:
     """Reads the fingerprints in image files.
 
     Args:
@@ -103,6 +108,7 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
         takes them).
       batch_size: images per call of the compiled program.
       workers: threads that read files.
+      search: where the picture is looked for in an image, see `DecodeJob`.
 
     Yields:
       A Row per image, in order.
@@ -111,11 +117,13 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
       FpganError: a path that does not exist or holds no images. Images and folders below it that cannot be
         read are rows, not errors.
     """
-    return decode_sources(model, image_sources(paths), batch_size=batch_size, workers=workers)
+    return decode_sources(model, image_sources(paths), batch_size=batch_size, workers=workers, search=search)
 
 
-def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8) -> Iterator[Row]:
+def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
+                   search: str | None = None) -> Iterator[Row]:
     """As `decode_files`, of images that `image_sources` has found."""
+    search = search_of(model, search)
     if batch_size < 1:
         raise FpganError(f"the batch size is {batch_size}; expected at least 1")
     with _reading_threads(workers) as pool:
@@ -135,7 +143,7 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
             if first:  # few images need no large batch
                 batch_size = min(batch_size, 1 << (len(group) - 1).bit_length())
                 first = False
-            yield from _decoded(model, group, batch_size)
+            yield from _decoded(model, group, batch_size, search)
 
 
 @contextlib.contextmanager
@@ -157,7 +165,7 @@ def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate:
         logits = np.reshape([row.logits for row in known], (len(known), registry.n_bits))  # [K, n]
         verdicts = iter(attribute(logits, registry, false_positive_rate, evenness_threshold))
         for row in group:
-            yield row if row.logits is None else replace(row, verdict=next(verdicts))
+            yield row if row.logits is None else replace(row, verdict=replace(next(verdicts), undone=row.undone))
 
 
 def _read(source: str | bytes | FpganError, resolution: int) -> tuple[np.ndarray | None, bool, str | None]:
@@ -170,10 +178,19 @@ def _read(source: str | bytes | FpganError, resolution: int) -> tuple[np.ndarray
         return None, False, str(error)
 
 
-def _decoded(model, group: list[tuple[str, Future]], batch_size: int) -> Iterator[Row]:
+def _decoded(model, group: list[tuple[str, Future]], batch_size: int, search: str) -> Iterator[Row]:
     """Decodes one group of images, which may hold unreadable ones."""
     results = [(name, *future.result()) for name, future in group]
     images = [image for _, image, _, _ in results if image is not None]
-    logits = iter(model.decode(np.stack(images), batch_size=batch_size) if images else ())
+    known = iter(_read_at(model, np.stack(images), batch_size, search) if images else ())
     for name, image, resized, error in results:
-        yield Row(name, None if image is None else next(logits), resized, error)
+        logits, undone = (None, "") if image is None else next(known)
+        yield Row(name, logits, resized, error, undone=undone)
+
+
+def _read_at(model, images: np.ndarray, batch_size: int, search: str) -> Iterable[tuple[np.ndarray, str]]:
+    """Reads images: the logits of each, and what was undone."""
+    if search == "none":  # all that some models can do
+        return zip(model.decode(images, batch_size=batch_size), [""] * len(images), strict=True)
+    reading = model.read(images, search, batch_size=batch_size)
+    return zip(reading.logits, reading.alignment.undone, strict=True)

@@ -34,17 +34,18 @@ def pool_rows(rows: Iterable[Row], suspect_of: Callable[[str], str]) -> Iterator
       The rows that could not be read, as they come; at last a Row for each suspect with an image that could, in the order
       of their first ones: `file` is the suspect's name, `images` says how many were pooled.
     """
-    pools: dict[str, tuple] = {}  # suspect -> sum of scaled logits, of mean magnitudes, of resized images, of images
+    pools: dict[str, tuple] = {}  # suspect -> sum of scaled logits, of mean magnitudes, of resized, moved and all images
     for row in rows:
         if row.logits is None:
             yield row
             continue
         suspect = suspect_of(row.file)
-        total, magnitude, resized, images = pools.get(suspect, (0.0, 0.0, 0, 0))
+        total, magnitude, resized, moved, images = pools.get(suspect, (0.0, 0.0, 0, 0, 0))
         pools[suspect] = (total + scaled(row.logits), magnitude + float(np.abs(row.logits).mean()),
-                          resized + int(row.resized), images + row.images)
-    for suspect, (total, magnitude, resized, images) in pools.items():
-        yield Row(suspect, (total / images * (magnitude / images)).astype(np.float32), resized, images=images)
+                          resized + int(row.resized), moved + bool(row.undone), images + row.images)
+    for suspect, (total, magnitude, resized, moved, images) in pools.items():
+        yield Row(suspect, (total / images * (magnitude / images)).astype(np.float32), resized, images=images,
+                  undone=f"{moved} of {images} put in place" if moved else "")
 
 
 def suspects_by(what: str) -> Callable[[str], str]:

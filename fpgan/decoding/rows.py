@@ -31,6 +31,7 @@ class Row:
       error: why it could not be read, or None.
       verdict: whose it is, if that was asked.
       images: how many were pooled.
+      undone: what was done to the picture and undone before it was read, in words; empty if nothing.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Row:
     error: str | None = None
     verdict: Verdict | None = None
     images: int = 1
+    undone: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -65,7 +67,7 @@ class Row:
         return {"file": self.file} | (whose if with_verdict else {}) | {
             "fingerprint": self.fingerprint if known else None,
             "confidence": round(self.confidence, 4) if known else None,
-            "evenness": round(self.evenness, 4) if known else None,
+            "evenness": round(self.evenness, 4) if known else None, "undone": self.undone or None,
             "resized": bool(self.resized), "error": self.error}
 
 

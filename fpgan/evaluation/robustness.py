@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, read_image
+from fpgan.model.reading import search_of
 from fpgan.perturbations.registry import apply, expand
 
 Progress = Callable[[str, int, int], None]
@@ -37,12 +38,14 @@ class Trial:
       seed: of fingerprints, latents and what perturbations draw; a whole number from 0.
       n_users: registered users, among whom an image is to be attributed.
       false_positive_rate: that one image of nobody is attributed to any of them.
+      search: where the picture is looked for in an image, see `fpgan.model.reading`; None for the model's own.
     """
 
     count: int = 1000
     seed: int = 0
     n_users: int = 1_000_000
     false_positive_rate: float = 1e-6
+    search: str | None = "none"
 
 
 class Sample(NamedTuple):
@@ -89,7 +92,7 @@ def measure(model, specs: Sequence[str], sample: Sample, trial: Trial,
     """
     for spec in specs:
         started = time.monotonic()
-        logits = np.concatenate(list(_read(model, spec, sample.images, trial.seed, progress)))
+        logits = np.concatenate(list(_read(model, spec, sample.images, trial, progress)))
         yield _key(model, spec, trial) | {
             "bit_accuracy": metrics.mean(metrics.bit_accuracy(logits, sample.bits))._asdict(),
             **{name: _share(attributed) for name, attributed in _attributed(logits, sample.bits, trial).items()},
@@ -122,6 +125,7 @@ def measure_named(model_name: str, names: Iterable[str], trial: Trial, *, out: s
         raise FpganError(f"{trial.count} images and seed {trial.seed}; expected 2, and 0, or more")
     specs = expand(names)
     model = load(model_name)
+    trial = replace(trial, search=search_of(model, trial.search))
     written = [] if out is None else read_rows(out)
     known = {json.dumps(_key_of(row)): row for row in written}
     missing = [spec for spec in specs if json.dumps(_key(model, spec, trial)) not in known]
@@ -168,12 +172,12 @@ def markdown(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def _read(model, spec: str, images: np.ndarray, seed: int, progress: Progress) -> Iterator[np.ndarray]:
+def _read(model, spec: str, images: np.ndarray, trial: Trial, progress: Progress) -> Iterator[np.ndarray]:
     """Decodes perturbed images, part by part: float32 [part, n]. Other sizes are fitted as when files are read."""
     for start in range(0, len(images), _CHUNK):
-        perturbed = apply(spec, images[start:start + _CHUNK], seed, start)
-        fitted = [read_image(encode_png(one), model.resolution)[0] for one in perturbed]
-        yield model.decode(np.stack(fitted))
+        perturbed = apply(spec, images[start:start + _CHUNK], trial.seed, start)
+        fitted = np.stack([read_image(encode_png(one), model.resolution)[0] for one in perturbed])
+        yield model.decode(fitted) if trial.search == "none" else model.read(fitted, trial.search).logits
         progress(spec, min(start + _CHUNK, len(images)), len(images))
 
 
@@ -194,10 +198,13 @@ def _share(attributed: np.ndarray | None) -> dict | None:
 
 
 def _key(model, spec: str, trial: Trial) -> dict:
-    return {"perturbation": spec, "model": f"{model.name} {model.hash}", **asdict(trial)}
+    aligner = (model.info.get("aligner") or {}).get("hash") if trial.search != "none" else None
+    name = f"{model.name} {model.hash}" + (f", aligner {aligner}" if aligner else "")
+    return {"perturbation": spec, "model": name, **asdict(trial)}
 
 
 def _key_of(row: dict) -> dict:
+    row = {"search": "none"} | row  # rows of older versions do not tell
     return {name: row[name] for name in ("perturbation", "model", *Trial.__dataclass_fields__)}
 
 

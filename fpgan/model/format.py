@@ -2,7 +2,8 @@
 
 It holds `config.json` (format version, architecture, training data and licence, metrics) and `model.safetensors`
 (parameters of the generator's moving average and of the decoder). Beside them there may be a
-`discriminator.safetensors`, from which training can go on. Nothing in it is executed.
+`discriminator.safetensors`, from which training can go on, and an `aligner.safetensors`, which finds the picture in an image
+(networks/alignment.py) and has its own hash in config.json. Nothing in it is executed.
 """
 
 import functools
@@ -11,8 +12,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -24,6 +27,7 @@ from fpgan.io import inputs
 from fpgan.io.files import write_file
 from fpgan.io.inputs import Field
 from fpgan.networks import parameters
+from fpgan.networks.alignment import MOST_PIXELS, Aligner
 from fpgan.networks.config import NetworkConfig
 
 FORMAT_VERSION = 1
@@ -35,7 +39,11 @@ _INFO = {  # what this fpgan reads of a config.json
     "format_version": Field(int, 1, 2**31), "network": Field(dict, 0, 1000), "name": Field(str, 0, 1000, optional=True),
     "hash": Field(str, 16, 16, optional=True), "evenness_threshold": Field(float, -1e9, 1e9, optional=True),
     "training": Field(dict, 0, 1000, optional=True), "metrics": Field(dict, 0, 10_000, optional=True),
+    "aligner": Field(dict, 0, 1000, optional=True), "search_thresholds": Field(dict, 0, 10, optional=True),
 }
+_ALIGNER = {"size": Field(int, 8, MOST_PIXELS), "channel_base": Field(int, 1, 2**16), "channel_max": Field(int, 1, 2**12),
+            "features": Field(int, 1, 2**14), "hash": Field(str, 16, 16)}
+_FILES = ("model.safetensors", "config.json", "discriminator.safetensors", "aligner.safetensors")
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
@@ -74,26 +82,65 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
     Args:
       path: the directory; an older model there is replaced, anything else is not.
       config: the architecture.
-      params: {"generator", "decoder"} -> nested dict of arrays; a "discriminator", if there, gets a file of its own.
-      info: what else config.json shall say: name, training, metrics ...; plain JSON values.
+      params: {"generator", "decoder"} -> nested dict of arrays; a "discriminator" and an "aligner", if there, get files of
+        their own.
+      info: what else config.json shall say: name, training, metrics ...; plain JSON values. With an aligner, its "aligner"
+        holds the fields of the network, see `about_aligner`.
 
     Raises:
       FpganError: if the path exists and is no model directory.
     """
+    def write(folder: Path) -> None:
+        about = info
+        (folder / "model.safetensors").write_bytes(params_bytes(params))
+        if "discriminator" in params:
+            (folder / "discriminator.safetensors").write_bytes(params_bytes(params, ("discriminator",)))
+        if "aligner" in params:
+            about = info | {"aligner": _write_aligner(folder, params["aligner"], info["aligner"])}
+        _write_info(folder, {"format_version": FORMAT_VERSION} | about | {"network": config.to_dict()})
+
+    _replace(Path(path), write, _FILES)
+
+
+def save_aligner(path: str | os.PathLike, params: dict, about: dict, info: dict) -> None:
+    """Puts an aligner into a model directory, at once or not at all; the model's own files keep their bytes.
+
+    Args:
+      path: the model directory.
+      params: of the aligner.
+      about: its fields in config.json, those of the network among them (`about_aligner`).
+      info: further fields of config.json that change with it.
+    """
     path = Path(path)
+
+    def write(folder: Path) -> None:
+        _write_info(folder, read_info(path) | info | {"aligner": _write_aligner(folder, params, about)})
+
+    _replace(path, write, ("aligner.safetensors", "config.json"))
+
+
+def _write_aligner(folder: Path, params: dict, about: dict) -> dict:
+    """Writes an aligner, in half precision, and returns what config.json says of it."""
+    halves = jax.tree.map(lambda array: jnp.asarray(array, jnp.float16), params)
+    content = params_bytes({"aligner": halves}, ("aligner",))
+    (folder / "aligner.safetensors").write_bytes(content)
+    return about | {"hash": hashlib.sha256(content).hexdigest()[:16]}
+
+
+def _write_info(folder: Path, info: dict) -> None:
+    (folder / "config.json").write_text(json.dumps(info, indent=2) + "\n")
+
+
+def _replace(path: Path, write: Callable[[Path], None], replaced: tuple[str, ...]) -> None:
+    """Lets `write` fill a new folder, moves there what else an older model has, and puts it in its place."""
     check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        (temporary / "model.safetensors").write_bytes(params_bytes(params))
-        if "discriminator" in params:
-            (temporary / "discriminator.safetensors").write_bytes(params_bytes(params, ("discriminator",)))
-        text = json.dumps({"format_version": FORMAT_VERSION} | info | {"network": config.to_dict()}, indent=2)
-        (temporary / "config.json").write_text(text + "\n")
+        write(temporary)
         temporary.chmod(0o755)
         if path.exists():
-            replaced = {"model.safetensors", "config.json", "discriminator.safetensors"}
-            for kept in set(p.name for p in path.iterdir()) - replaced:
+            for kept in set(p.name for p in path.iterdir()) - set(replaced):
                 os.replace(path / kept, temporary / kept)
             old = temporary.with_name(temporary.name + "-old")
             os.replace(path, old)
@@ -122,6 +169,42 @@ def load_discriminator(path: str | os.PathLike) -> dict | None:
     return read_params(file, read_bytes(file), config, ("discriminator",))["discriminator"] if file.exists() else None
 
 
+def about_aligner(aligner: Aligner) -> dict:
+    """Returns the fields of config.json that say which network an aligner is."""
+    return {name: getattr(aligner, name) for name in _ALIGNER if name != "hash"}
+
+
+def load_aligner(path: Path, info: dict, channels: int = 3) -> tuple[Aligner, dict] | None:
+    """Reads the aligner that was saved beside a model.
+
+    Args:
+      path: the model directory.
+      info: its config.json.
+      channels: of the images.
+
+    Returns:
+      The network, and its nested dict of float32 arrays; None if config.json tells of none.
+
+    Raises:
+      FpganError: the file is missing, damaged, or not the one that config.json tells of.
+    """
+    about, file = info.get("aligner"), path / "aligner.safetensors"
+    if about is None:
+        return None
+    hint = "; add it again (fpgan export --model DIR --aligner-images N)"
+    inputs.check_fields(about, _ALIGNER, f"{path / 'config.json'}, aligner", hint, more=True)
+    if about["size"] & (about["size"] - 1):
+        raise FpganError(f"{path / 'config.json'}: the aligner's size is {about['size']}; expected a power of two{hint}")
+    content = read_bytes(file)
+    if hashlib.sha256(content).hexdigest()[:16] != about["hash"]:
+        raise FpganError(f"{file} is not the aligner that config.json tells of, or is damaged{hint}")
+    aligner = Aligner(**{name: about[name] for name in _ALIGNER if name != "hash"})
+    images = jax.ShapeDtypeStruct((1, aligner.size, aligner.size, channels), jnp.float32)
+    shapes = jax.eval_shape(aligner.init, jax.eval_shape(lambda: jax.random.key(0)), images)["params"]
+    expected = {f"aligner/{name}": array.shape for name, array in flatten_dict(shapes, sep="/").items()}
+    return aligner, _read_arrays(file, content, expected)["aligner"]
+
+
 def read_bytes(path: Path) -> bytes:
     """Reads a file of a model directory; raises FpganError if it cannot be read."""
     try:
@@ -144,12 +227,16 @@ def read_info(path: Path) -> dict:
 
 def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
     """Reads the arrays of a safetensors file, which have to be those of these networks, as float32."""
+    return _read_arrays(path, content, param_shapes(config, networks))
+
+
+def _read_arrays(path: Path, content: bytes, expected: dict[str, tuple[int, ...]]) -> dict:
+    """Reads arrays of these names and shapes from the content of a safetensors file: nested, as float32."""
     try:
         arrays = dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
     except SafetensorError as error:
         raise FpganError(f"{path} is damaged or truncated ({shown(reason(error))}); copy or export the model "
                          "again") from None
-    expected = param_shapes(config, networks)
     found = {name: tuple(array["shape"]) for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -11,8 +11,19 @@ from fpgan.errors import FpganError
 from fpgan.fingerprint import as_bits
 from fpgan.io.images import to_uint8
 from fpgan.model import DEFAULT_MODEL
-from fpgan.model.format import find, model_hash, params_bytes, read_bytes, read_info, read_params, save_model
-from fpgan.model.programs import decode_program, generate_program, in_batches
+from fpgan.model.format import (
+    find,
+    load_aligner,
+    model_hash,
+    params_bytes,
+    read_bytes,
+    read_info,
+    read_params,
+    save_model,
+)
+from fpgan.model.programs import decode_at_program, decode_program, generate_program, in_batches, locate_program
+from fpgan.model.reading import Reading, read, threshold_for
+from fpgan.networks.alignment import Aligner
 from fpgan.networks.config import NetworkConfig
 
 MAX_SEED = 2**32 - 1
@@ -32,7 +43,7 @@ def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
     config = NetworkConfig.from_dict(info["network"])
     content = read_bytes(path / "model.safetensors")
     params = read_params(path / "model.safetensors", content, config)
-    return Model(config, params, info, model_hash(config, content))
+    return Model(config, params, info, model_hash(config, content), load_aligner(path, info, config.channels))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,12 +55,14 @@ class Model:
       params: {"generator", "decoder"} -> nested dict of float32 arrays.
       info: what config.json says: name, training data and licence, metrics.
       hash: 16 hexadecimal digits that identify architecture and parameters.
+      aligner: the network that finds the picture in an image, and its parameters; None in a model without one.
     """
 
     config: NetworkConfig
     params: dict
     info: dict
     hash: str
+    aligner: tuple[Aligner, dict] | None = None
 
     @property
     def name(self) -> str:
@@ -98,11 +111,13 @@ class Model:
         size = self.resolution
         return in_batches(program, inputs, batch_size, (size, size, self.config.channels))
 
-    def decode(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    def decode(self, images: np.ndarray, *, poses: np.ndarray | None = None, batch_size: int = 64) -> np.ndarray:
         """Reads the fingerprint's bits from images, whoever made them.
 
         Args:
           images: uint8 [N, R, R, channels], or floats in [-1, 1].
+          poses: float [N, 3, 3], where the picture lies in each image (`Alignment.poses`): it is looked up there,
+            bicubically. Without them the images are read as they are.
           batch_size: images per call of the compiled program; the last batch is padded.
 
         Returns:
@@ -111,18 +126,68 @@ class Model:
         Raises:
           FpganError: if the images have another shape or type.
         """
+        images = self._checked(images)
+        if poses is None:
+            program, inputs = decode_program(self.config), (images,)
+        else:
+            program, inputs = decode_at_program(self.config), (images, np.asarray(poses, np.float32))
+        program = functools.partial(program, self.params["decoder"])
+        return in_batches(program, inputs, batch_size, (self.n_bits,))
+
+    def locate(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+        """Finds where the picture lies in each image, by the model's aligner.
+
+        Args:
+          images: uint8 [N, R, R, channels], or floats in [-1, 1].
+          batch_size: images per call of the compiled program.
+
+        Returns:
+          float32 [N, 3, 3]: homographies, a point (x, y, 1) of the picture -> its place in the image, from -1 to 1 each.
+
+        Raises:
+          FpganError: the model has no aligner, or the images have another shape or type.
+        """
+        if self.aligner is None:
+            raise FpganError(f"model {self.name} has no aligner; add one (fpgan export --model DIR --aligner-images N)")
+        network, params = self.aligner
+        program = functools.partial(locate_program(network), params)
+        return in_batches(program, (self._checked(images),), batch_size, (3, 3))
+
+    def read(self, images: np.ndarray, search: str | None = None, *, batch_size: int = 64) -> Reading:
+        """Reads images that may have been moved: flipped, turned, cropped, put on a page ... (`fpgan.model.reading`).
+
+        Args:
+          images: uint8 [N, R, R, channels], or floats in [-1, 1].
+          search: "none": as they are; "fast": also where the aligner finds the picture, without an aligner in the eight
+            turns of a square; "full": also at a grid of poses. None is "fast" for a model with an aligner, else "none".
+          batch_size: images, or poses of one, per call of the compiled program.
+
+        Returns:
+          Reading(logits, alignment): float32 [N, n], and where the pictures lie. `attribute` and `pool` of fpgan.attribution
+          take it. The alignment is a function of each image alone, so that the p-value needs no factor for what was tried.
+
+        Raises:
+          FpganError: an unknown search, or images of another shape or type.
+        """
+        return read(self, images, search, batch_size)
+
+    def evenness_threshold(self, search: str | None = None) -> float | None:
+        """Returns `attribute`'s evenness_threshold for what `read` with this search gives; None where none is calibrated."""
+        return threshold_for(self, search)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model directory: to a temporary name first, then renamed, replacing an older model there."""
+        aligner = {} if self.aligner is None else {"aligner": self.aligner[1]}
+        save_model(path, self.config, self.params | aligner, self.info)
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """Returns images as uint8 or float32; raises FpganError for others than this model's."""
         images = np.asarray(images)
         expected = (self.resolution, self.resolution, self.config.channels)
         if images.shape[1:] != expected or (images.dtype != np.uint8 and images.dtype.kind != "f"):
             raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected "
                              f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
-        images = images if images.dtype == np.uint8 else images.astype(np.float32)
-        program = functools.partial(decode_program(self.config), self.params["decoder"])
-        return in_batches(program, (images,), batch_size, (self.n_bits,))
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the model directory: to a temporary name first, then renamed, replacing an older model there."""
-        save_model(path, self.config, self.params, self.info)
+        return images if images.dtype == np.uint8 else images.astype(np.float32)
 
 
 def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpgan.errors import FpganError
+from fpgan.networks.alignment import Aligner, locate, look_up
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.generator import Generator
@@ -62,6 +63,24 @@ def decode_program(config: NetworkConfig):
             images = to_float(images)
         return decode_fn(config)(params, images)
     return jax.jit(decode)
+
+
+@functools.cache
+def decode_at_program(config: NetworkConfig):
+    """Compiles `decode_fn` on pictures that are looked up at their places: f(params, images, homographies [B, 3, 3])."""
+    def decode(params, images, homographies):
+        if images.dtype == jnp.uint8:
+            images = to_float(images)
+        return decode_fn(config)(params, look_up(images, homographies, config.resolution))
+    return jax.jit(decode)
+
+
+@functools.cache
+def locate_program(aligner: Aligner):
+    """Compiles `networks.alignment.locate`, once for an architecture of aligners; it takes uint8 images too."""
+    def find(params, images):
+        return locate(aligner, params, to_float(images) if images.dtype == jnp.uint8 else images)
+    return jax.jit(find)
 
 
 def in_batches(program: Callable, arrays: tuple, batch_size: int, result_shape: tuple) -> np.ndarray:

@@ -22,6 +22,7 @@ _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images":
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
           "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.readout_images": 0,
+          "export.aligner_images": 0, "export.aligner_steps": 0,
           "network.minibatch_stddev_group": 1, "network.decoder_linear_levels": 1,
           "objective.visibility": 0.0, "objective.perturbed_share": 0.0, "curriculum.fingerprint_factor": 0.0}
 
@@ -58,8 +59,9 @@ def default() -> ml_collections.ConfigDict:
         every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
-        # What `fpgan export` does after training, see readout.py; readout_images 0: no fit.
-        export=dict(strength=1.0, readout_images=0, perturbations=""),
+        # What `fpgan export` does after training, see readout.py and aligner.py of fpgan/model; readout_images and
+        # aligner_images 0: none is fitted; aligner_steps 0: as many as aligner.py says.
+        export=dict(strength=1.0, readout_images=0, perturbations="", aligner_images=0, aligner_steps=0),
         ema_decoder=True,  # export the decoder's moving average too; the authors average the generator alone
         init_from="",
     ))
@@ -139,12 +141,10 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if config.export.readout_images:
-        from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
-
-        if config.export.readout_images < LEAST_FIT:
-            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
-                             "for no fit")
+    for key, what in (("readout_images", "fit"), ("aligner_images", "aligner")):
+        count = config.export[key]
+        if count and count < _least_images(key):
+            raise FpganError(f"export.{key} is {count}; expected {_least_images(key)} or more, or 0 for no {what}")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
@@ -157,6 +157,12 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
                          "expected the same")
     return config
+
+
+def _least_images(key: str) -> int:
+    from fpgan.model import aligner, readout  # here, because they bring JAX
+
+    return {"readout_images": readout.LEAST_FIT, "aligner_images": aligner.LEAST_IMAGES}[key]
 
 
 def check_batch(config, devices: int) -> None:

@@ -8,8 +8,9 @@ import jax
 
 from fpgan.errors import FpganError
 from fpgan.io.inputs import read_json
-from fpgan.model.calibration import evenness_threshold
-from fpgan.model.format import check_place, save_model
+from fpgan.model.aligner import fit_aligner
+from fpgan.model.calibration import calibrated
+from fpgan.model.format import check_place, find, save_aligner, save_model
 from fpgan.model.model import Model, from_params, load
 from fpgan.model.readout import fit_readout
 from fpgan.networks.config import NetworkConfig
@@ -19,7 +20,7 @@ from fpgan.training.state import averaged_params, init_state
 
 
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
-           strength: float | None = None, readout_images: int | None = None,
+           strength: float | None = None, readout_images: int | None = None, aligner_images: int | None = None,
            progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
     """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its readout fitted.
 
@@ -32,7 +33,9 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       strength: factor on the fingerprint's strength in training; None for the config's `export.strength`.
       readout_images: generated images to which the readout is fitted (see readout.py), 0 for none; None for the config's
         `export.readout_images`.
-      progress: is given the numbers of images done and in all, while the readout is fitted.
+      aligner_images: generated images on which an aligner is trained (see model/aligner.py), 0 for none; None for the
+        config's `export.aligner_images`.
+      progress: is given the numbers of images done and in all, while readout and aligner are fitted.
 
     Returns:
       The model, as loaded from the directory.
@@ -42,7 +45,7 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     """
     check_place(out)
     config = read_config(workdir)
-    for key, value in (("strength", strength), ("readout_images", readout_images)):
+    for key, value in (("strength", strength), ("readout_images", readout_images), ("aligner_images", aligner_images)):
         if value is not None:
             config.export[key] = value
     configs.check(config)
@@ -56,21 +59,58 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
     if config.export.readout_images:
         params["decoder"], info["readout"] = fit_readout(network, params, config.export.readout_images, config.seed,
                                                          config.export.perturbations, progress)
-    threshold = _threshold(from_params(network, params, info), config)
-    info |= {} if threshold is None else {"evenness_threshold": threshold}
-    save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params), info)
+    model, aligner = from_params(network, params, info), {}
+    if config.export.aligner_images:
+        *found, info["aligner"] = fit_aligner(model, config.export.aligner_images, config.export.aligner_steps, config.seed,
+                                              progress)
+        model, aligner = dataclasses.replace(model, aligner=tuple(found)), {"aligner": found[1]}
+    info |= _thresholds(model, config)
+    save_model(out, network, jax.tree.map(lambda x: x.astype(dtype), params) | aligner, info)
     return load(Path(out).absolute())
 
 
-def _threshold(model: Model, config) -> float | None:
-    """The evenness threshold of a model; None also where the training images are not at hand."""
+def add_aligner(path: str | Path, images: int, steps: int = 0, seed: int = 0, data: str | None = None,
+                progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
+    """Trains an aligner for a model of any origin, and puts it into the model's directory; its hash stays as it is.
+
+    Args:
+      path: the model directory, or a shipped model's name.
+      images, steps, seed, progress: see `fpgan.model.aligner.fit_aligner`.
+      data: images that are not the model's, to calibrate the searches ("fingerprinted, but nobody registered"), as
+        `fpgan.data.sources.open_other` takes them; by default the images that the model was trained on. Where these are not
+        at hand, there are no thresholds for searches.
+
+    Returns:
+      The model, as loaded from the directory.
+
+    Raises:
+      FpganError: there is no such model, its images are too few or small, or there are no such images.
+    """
+    from fpgan.data.sources import open_other
+
+    path = find(path)
+    model, source = load(path), None
+    try:
+        source = open_other(data or str(model.info.get("training", {}).get("data")), model.resolution)
+    except FpganError:
+        if data is not None:
+            raise
+    network, params, about = fit_aligner(model, images, steps, seed, progress)
+    model = dataclasses.replace(model, aligner=(network, params))
+    thresholds = calibrated(model, source, seed).get("search_thresholds") if source is not None else None
+    save_aligner(path, params, about, {"search_thresholds": thresholds})
+    return load(path.absolute())
+
+
+def _thresholds(model: Model, config) -> dict:
+    """The evenness thresholds of a model, as config.json has them; none where the training images are not at hand."""
     from fpgan.data.sources import open_source
 
     try:
         source = open_source(config.data)
     except FpganError:
-        return None
-    return evenness_threshold(model, source, config.seed)
+        return {}
+    return calibrated(model, source, config.seed)
 
 
 def read_config(workdir: str | Path):

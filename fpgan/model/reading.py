@@ -1,0 +1,186 @@
+"""Reading images that may have been moved: where the picture lies is decided first, by the image alone, then it is read.
+
+Searches, each of which includes the one before:
+
+* none: the image is read as it is.
+* fast: also where the model's aligner finds the picture; a model without one tries the eight turns of a square instead.
+* full: where none of these is clearly right, also grids of shifts, crops, turns and pages (`poses.grids`).
+
+Among the poses tried, the one whose logits are most even in size is taken (`fpgan.attribution.evenness`): logits of a
+fingerprint that is in its place have two values, others a bell curve. No registry is asked. The bits of an innocent user are
+therefore as independent of what was read as ever, and the p-value holds without a factor for the poses that were tried.
+(Poses chosen by how well they fit a user would need one.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fpgan.attribution.search import blocks
+from fpgan.attribution.verdict import evenness
+from fpgan.errors import FpganError
+from fpgan.model import poses
+
+SEARCHED = {  # the searches, in words
+    "none": "each image as it is",
+    "fast": "each image as it is, and where the aligner finds the picture in it",
+    "full": "each image as it is, where the aligner finds the picture in it, and at a grid of shifts, crops, turns, pages",
+}
+SEARCHES = tuple(SEARCHED)
+_INSTEAD = "in the turns of a square (the model has no aligner)"
+TOLERANCE = 0.5  # pixels: an image whose picture lies so near its place is read as it is
+_SURE = 4  # standard deviations above a bell curve's evenness: no need to look further
+_AT_ONCE = 2048  # images at poses in memory
+_BELL = math.sqrt(2 / math.pi)  # evenness of normal logits
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where the pictures lie.
+
+    Attributes:
+      search: one of SEARCHES.
+      poses: float32 [N, 3, 3], a point of the picture -> its place in the image, both from -1 to 1; the identity where the
+        image was read as it is.
+      resolution: of the images in pixels.
+    """
+
+    search: str
+    poses: np.ndarray
+    resolution: int
+
+    @property
+    def undone(self) -> list[str]:
+        """What was undone in each image, in words, such as "flipped, cropped to 92%"; empty where nothing was."""
+        return [poses.describe(pose, self.resolution) for pose in self.poses]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was read from N images; `fpgan.attribution.attribute` and `pool` take it as it is.
+
+    Attributes:
+      logits: float32 [N, n_bits], each image's at its own alignment: positive for a 1, the larger the surer.
+      alignment: where the pictures lie.
+    """
+
+    logits: np.ndarray
+    alignment: Alignment
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+
+def search_of(model, search: str | None) -> str:
+    """Returns the search that is meant; None means "fast" for a model with an aligner, else "none".
+
+    Raises:
+      FpganError: it is none of SEARCHES.
+    """
+    if search is None:
+        return "none" if getattr(model, "aligner", None) is None else "fast"
+    if search not in SEARCHES:
+        raise FpganError(f"there is no search {search!r}; expected one of {', '.join(SEARCHES)}")
+    return search
+
+
+def searched(model, search: str | None = None) -> str:
+    """Says in words where a search looks for the picture, and why that costs no factor."""
+    search = search_of(model, search)
+    words = SEARCHED[search]
+    if getattr(model, "aligner", None) is None:
+        words = words.replace("where the aligner finds the picture in it", _INSTEAD)
+    return words if search == "none" else f"{words};\n  the image alone decides which, so that p needs no factor"
+
+
+def poses_tried(model, search: str | None = None) -> int:
+    """Counts the poses at which an image that is not clearly right is read, itself among them."""
+    search, aligned = search_of(model, search), getattr(model, "aligner", None) is not None
+    fast = 1 + (1 if aligned else len(poses.turns()))
+    return {"none": 1, "fast": fast, "full": fast + sum(map(len, poses.grids(model.resolution)))}[search]
+
+
+def threshold_for(model, search: str | None = None) -> float | None:
+    """Returns the evenness from which on an image counts as fingerprinted, as calibrated for a search; None if it is not.
+
+    The most even of several poses is more even by chance, so that each search has a threshold of its own.
+    """
+    search = search_of(model, search)
+    if search == "none":
+        return model.info.get("evenness_threshold")
+    return (model.info.get("search_thresholds") or {}).get(search)
+
+
+def read(model, images: np.ndarray, search: str | None = None, batch_size: int = 64) -> Reading:
+    """Reads images, see `fpgan.Model.read`.
+
+    Args:
+      model: a Model, or anything with its `resolution`, `n_bits`, `aligner`, `decode` and `locate`.
+      images: uint8 [N, R, R, channels], or floats in [-1, 1].
+      search: one of SEARCHES, or None for the model's own (`search_of`).
+      batch_size: images, or poses of one, per call of the compiled program.
+    """
+    search, images = search_of(model, search), np.asarray(images)
+    logits = model.decode(images, batch_size=_at_most(batch_size, len(images)))
+    found = np.tile(np.eye(3, dtype=np.float32), (len(logits), 1, 1))
+    best = _Best(logits, found, evenness(logits))
+    if search != "none" and getattr(model, "aligner", None) is not None:
+        located = model.locate(images, batch_size=_at_most(batch_size, len(images)))  # [N, 3, 3]
+        moved = np.flatnonzero(poses.distances(located) * model.resolution / 2 > TOLERANCE)
+        _improve(best, model, images, moved, located[moved, None], batch_size)
+    elif search != "none":
+        _improve(best, model, images, np.arange(len(images)), poses.turns()[None], batch_size)
+    for grid in poses.grids(model.resolution) if search == "full" else ():
+        unsure = np.flatnonzero(best.scores < _BELL + _SURE * _deviation(model.n_bits))
+        _improve(best, model, images, unsure, grid[None], batch_size)
+    return Reading(best.logits, Alignment(search, best.poses, model.resolution))
+
+
+class _Best(NamedTuple):
+    """The best pose so far of N images: logits [N, n], poses [N, 3, 3], scores [N]; changed in place."""
+
+    logits: np.ndarray
+    poses: np.ndarray
+    scores: np.ndarray
+
+
+def _improve(best: _Best, model, images: np.ndarray, which: np.ndarray, tried: np.ndarray, batch_size: int) -> None:
+    """Reads some images at further poses, and keeps the most even logits.
+
+    The evenness of the best of K poses is by chance sqrt(2 ln K) standard deviations above that of one, which it has to make
+    up for.
+
+    Args:
+      best: of all images so far.
+      model, images, batch_size: see `read`.
+      which: int [M], places among the images.
+      tried: [M or 1, K, 3, 3].
+    """
+    count = tried.shape[1]
+    allowance = math.sqrt(2 * math.log(count)) * _deviation(model.n_bits)
+    for part in blocks(len(which), max(1, _AT_ONCE // count)):
+        rows = which[part]
+        here = np.broadcast_to(tried[part] if len(tried) > 1 else tried, (len(rows), count, 3, 3))
+        logits = model.decode(np.repeat(images[rows], count, axis=0), poses=here.reshape(-1, 3, 3),
+                              batch_size=_at_most(batch_size, len(rows) * count))
+        logits = logits.reshape(len(rows), count, -1)
+        scores = evenness(logits) - allowance  # [M, K]
+        chosen = scores.argmax(axis=1)
+        for row, k in zip(np.arange(len(rows)), chosen, strict=True):
+            if scores[row, k] > best.scores[rows[row]]:
+                best.logits[rows[row]], best.poses[rows[row]] = logits[row, k], here[row, k]
+                best.scores[rows[row]] = scores[row, k]
+
+
+def _at_most(batch_size: int, count: int) -> int:
+    """A batch size for so few images, a power of two, so that few programs are compiled and few images are padded."""
+    return min(batch_size, 1 << max(count - 1, 0).bit_length())
+
+
+def _deviation(n_bits: int) -> float:
+    """The standard deviation of the evenness of n normal logits: sqrt((1 - 3 / pi) / n), to first order in 1 / n."""
+    return math.sqrt((1 - 3 / math.pi) / n_bits)
