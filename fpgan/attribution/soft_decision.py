@@ -76,7 +76,8 @@ def pool(logits: np.ndarray) -> np.ndarray:
     the images are, and also if some of them are no images of the suspect (they only blur it).
 
     Args:
-      logits: real [M, n], of M images, at least one; or what has such `logits`.
+      logits: real [M, n], of M images, at least one; or a Reading of `fpgan.Model.read`, which has such `logits`, each at
+        its image's own alignment; or several readings.
 
     Returns:
       float64 [1, n], logits as of one image, for `fpgan.attribution.attribute`.
@@ -84,10 +85,17 @@ def pool(logits: np.ndarray) -> np.ndarray:
     Raises:
       FpganError: no images, or logits that are not finite.
     """
-    logits = np.asarray(getattr(logits, "logits", logits))
+    logits = outputs_of(logits)
     if logits.ndim != 2 or not len(logits):
         raise FpganError(f"logits of shape {list(logits.shape)} cannot be pooled; expected [images, bits], not none")
     return scaled(logits).sum(axis=0, keepdims=True)
+
+
+def outputs_of(read) -> np.ndarray:
+    """Returns what was read as one array: an array as it is; the logits of a reading, or of several, one after the other."""
+    if isinstance(read, (list, tuple)) and read and hasattr(read[0], "logits"):
+        return np.concatenate([each.logits for each in read])
+    return np.asarray(getattr(read, "logits", read))
 
 
 def decisions(outputs: np.ndarray) -> np.ndarray:

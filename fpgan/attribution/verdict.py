@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpgan.attribution.registry import Registry
-from fpgan.attribution.soft_decision import Found, find_users
+from fpgan.attribution.soft_decision import Found, find_users, outputs_of
 from fpgan.attribution.statistics import matches, threshold
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, as_bits
@@ -98,8 +98,8 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
 
     Args:
       outputs: what was read from M images: logits (floating point) or bits (bool or integer), [M, n_bits]; or a Reading of
-        `fpgan.Model.read`, which has such `logits` and says what was undone. Logits are worth more: sure bits count for more
-        than unsure ones.
+        `fpgan.Model.read`, which has such `logits` and says what was undone, or several of them. Logits are worth more: sure
+        bits count for more than unsure ones.
       registry: the users to compare with, at least one.
       false_positive_rate: the largest tolerated probability that an image which none of the users' instances
         made is attributed to any of them.
@@ -114,14 +114,14 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     """
     if not len(registry):
         raise FpganError("the registry has no users; issue a fingerprint first")
-    undone = getattr(getattr(outputs, "alignment", None), "undone", None)
-    outputs = np.asarray(getattr(outputs, "logits", outputs))
+    undone = _undone(outputs)
+    outputs = outputs_of(outputs)
     is_logits = outputs.dtype.kind not in "bui"
     bits = as_bits(outputs > 0 if is_logits else outputs, registry.n_bits)  # [M, n]
     threshold(registry.n_bits, false_positive_rate, len(registry))  # refuses a rate that not even a perfect match reaches
     found = find_users(registry.packed, outputs.reshape(bits.shape), false_positive_rate)
     below = _kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
-    return [_verdict(*each, registry) for each in zip(bits, found, below, undone or [""] * len(bits), strict=True)]
+    return [_verdict(*each, registry) for each in zip(bits, found, below, undone or len(bits) * [""], strict=True)]
 
 
 def evenness(logits) -> np.ndarray:
@@ -166,6 +166,12 @@ def _verdict(bits: np.ndarray, found: Found, below: str, undone: str, registry: 
     return Verdict(kind=ATTRIBUTED if named else below, user=named[0].user if named else None, matches=int(counts[0]),
                    log10_p=float(found.log10_p[0]), fingerprint=Fingerprint.from_bits(bits).hex, named=named,
                    undone=undone)
+
+
+def _undone(read) -> list[str]:
+    """What was undone in each image of a reading, or of several; empty where the logits alone are given."""
+    readings = read if isinstance(read, (list, tuple)) else [read]
+    return [words for each in readings if hasattr(each, "alignment") for words in each.alignment.undone]
 
 
 def _kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, count: int) -> list[str]:

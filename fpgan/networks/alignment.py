@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpgan.networks.layers import Conv, Dense
+from fpgan.networks.layers import Dense, Scaled, leaky_relu
+from fpgan.networks.resampling import strided_conv
 
 CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float32)
 _QUARTER = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], np.float32)  # counter-clockwise, as seen
@@ -29,6 +30,19 @@ ORDERS = np.array([[int(np.argmin(np.abs(CORNERS - (turn[:2, :2] @ corner)).sum(
                    for turn in TURNS])
 MOST_PIXELS = 64  # side of what the aligner looks at
 LOOKS = 2  # at an image, the second one after what was seen has been undone
+
+
+class _Halving(Scaled):
+    """3x3 convolution of stride 2 with bias and leaky ReLU; without a low-pass filter, which would blur where edges are."""
+
+    features: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, I] -> [N, H/2, W/2, features]."""
+        kernel = self.weight((3, 3, x.shape[-1], self.features))
+        x = strided_conv(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), kernel)
+        return leaky_relu(x + self.bias(self.features))
 
 
 class Aligner(nn.Module):
@@ -60,7 +74,7 @@ class Aligner(nn.Module):
         x, size = images, self.size
         while size > 4:
             size //= 2
-            x = Conv(features=min(self.channel_base // size, self.channel_max), down=True, name=f"b{size}")(x)
+            x = _Halving(features=min(self.channel_base // size, self.channel_max), name=f"b{size}")(x)
         x = Dense(features=self.features, activate=True, name="hidden")(x.reshape(len(x), -1))
         x = Dense(features=16, name="output")(x)
         return CORNERS + x[:, :8].reshape(-1, 4, 2), x[:, 8:]
