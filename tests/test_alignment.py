@@ -74,7 +74,7 @@ def test_looking_up_undoes_the_real_operations(spec, least):
     seen = np.stack([inner & (np.abs(project(place, centres(32))).max(axis=-1) < 0.86) for place in places])
     seen = seen.reshape(error.shape)
     assert seen.mean() > 0.3 and np.quantile(error[seen], 0.99) <= least
-    assert np.quantile(np.abs(moved.astype(float) - pictures).max(axis=-1)[seen], 0.99) > 5 * max(least, 1)
+    assert np.quantile(np.abs(moved.astype(float) - pictures).max(axis=-1)[seen], 0.99) > 4 * max(least, 1)
 
 
 def centres(size):

@@ -14,7 +14,7 @@ from fpgan.attribution.csv_store import issue_missing
 from fpgan.attribution.registry import from_fingerprints
 from fpgan.attribution.statistics import log10_p_value, matches, threshold
 from fpgan.attribution.stores import open_store
-from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NOT_OURS, UNREGISTERED, Match, explain
+from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NO_FINGERPRINT, UNREGISTERED, Match, explain
 from fpgan.cli.options import registry_of
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
@@ -200,7 +200,7 @@ def test_verdicts_with_and_without_a_calibrated_threshold():
     logits[3, ::2] /= 100
     alone, sure = attribute(logits, registry), attribute(logits, registry, evenness_threshold=0.9)
     assert [v.kind for v in alone] == [ATTRIBUTED, NOBODY, ATTRIBUTED, NOBODY]
-    assert [v.kind for v in sure] == [ATTRIBUTED, UNREGISTERED, ATTRIBUTED, NOT_OURS]
+    assert [v.kind for v in sure] == [ATTRIBUTED, UNREGISTERED, ATTRIBUTED, NO_FINGERPRINT]
     assert [v.user for v in sure] == ["bob", None, "alice", None] and str(sure[0]) == "user bob"
     assert [v.matches for v in sure[:3]] == [128, 91, 98]
     assert sure[0].fingerprint == registry.fingerprint("bob").hex
@@ -301,5 +301,5 @@ def test_the_rate_over_many_users_is_bounded():
 def test_the_explanation_says_what_is_claimed():
     registry = issue(["alice"], 128)
     assert "92 or more of 128" in explain(registry, 1e-6, None) and "1 registered user" in explain(registry, 1e-6, None)
-    assert NOBODY in explain(registry, 1e-6, None) and NOT_OURS not in explain(registry, 1e-6, None)
+    assert NOBODY in explain(registry, 1e-6, None) and NO_FINGERPRINT not in explain(registry, 1e-6, None)
     assert "no p-value" in explain(registry, 1e-6, 2.5) and "2.5" in explain(registry, 1e-6, 2.5)

@@ -162,9 +162,9 @@ def test_attribute_prints_a_table_and_writes_rows(samples, tmp_path, capsys):
     lines = shown.out.splitlines()
     assert lines[0].split() == ["file", "matches", "log10", "p", "verdict"]
     assert [line.split("  ")[-1].strip() for line in lines[1:9]] == [
-        "user alice"] * 3 + ["user bob"] * 3 + ["not ours", "not read"]
+        "user alice"] * 3 + ["user bob"] * 3 + ["no fingerprint found", "not read"]
     assert "64 of 64" in lines[1] and "-19.0" in lines[1]
-    assert "attributed: 6; not ours: 1" in shown.out and "over 2 registered users" in shown.out
+    assert "attributed: 6; no fingerprint found: 1" in shown.out and "over 2 registered users" in shown.out
     assert "\x1b" not in shown.out + shown.err and "\\x1b[2J" in shown.err
     assert len((tmp_path / "v.csv").read_text().splitlines()) == 9
     assert app.main([*command, "--format", "jsonl"]) == 0
@@ -211,7 +211,7 @@ def test_attribute_without_a_calibrated_threshold_says_so(samples, tmp_path, mod
     write_file(tmp_path / "photo.png", encode_png(np.full((16, 16, 3), 121, np.uint8)))
     assert app.main(["attribute", str(tmp_path / "photo.png"), "--registry", str(tmp_path / "r.csv")]) == 0
     shown = capsys.readouterr().out
-    assert "no calibrated threshold" in shown and "not ours" not in shown and "nobody registered: 1" in shown
+    assert "no calibrated threshold" in shown and "no fingerprint found" not in shown and "nobody registered: 1" in shown
 
 
 def test_a_users_file_may_be_a_registry(samples, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`fpgan demo`: the main job from end to end, and images that are not ours: issue, generate, write, read back, attribute."""
+"""`fpgan demo`: the main job from end to end, and images of another origin: issue, generate, write, read back, attribute."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
     generate_set(model, registry, folder / "images", per_user=PER_USER, seed=seed)
-    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} that are not ours; "
+    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} of another origin; "
            "now reading them back\n")
     rows: list[Row] = []
     with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write:

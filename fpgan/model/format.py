@@ -43,6 +43,7 @@ _INFO = {  # what this fpgan reads of a config.json
 }
 _ALIGNER = {"size": Field(int, 8, MOST_PIXELS), "channel_base": Field(int, 1, 2**16), "channel_max": Field(int, 1, 2**12),
             "features": Field(int, 1, 2**14), "hash": Field(str, 16, 16)}
+_THRESHOLDS = dict.fromkeys(("fast", "full"), Field(float, -1e9, 1e9, optional=True))
 _FILES = ("model.safetensors", "config.json", "discriminator.safetensors", "aligner.safetensors")
 
 
@@ -219,6 +220,8 @@ def read_info(path: Path) -> dict:
     hint = "; export the model again"
     info = inputs.read_json(path / "config.json", hint)
     inputs.check_fields(info, _INFO, f"{path / 'config.json'}", hint, more=True)
+    inputs.check_fields(info.get("search_thresholds") or {}, _THRESHOLDS, f"{path / 'config.json'}, search_thresholds", hint,
+                        more=True)
     if info["format_version"] > FORMAT_VERSION:
         raise FpganError(f"{path} has format version {info['format_version']}, this fpgan reads up to {FORMAT_VERSION}; "
                          "upgrade fpgan")
