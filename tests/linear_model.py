@@ -1,5 +1,7 @@
-"""A model whose bits are patterns that are added to a flat picture, so that moved images lose them and right poses bring them
-back: as quick as a matrix product, and with all that a search needs."""
+"""A model whose bits are patterns that are added to a flat picture: moved images lose them and right poses bring them back.
+
+It is as quick as a matrix product, and has all that a search needs.
+"""
 
 import jax
 import numpy as np

@@ -91,8 +91,8 @@ def test_views_are_where_they_say(monkeypatch):
     found = look_up(views, places, 32)
     seen = jnp.stack([jnp.abs(project(place, jnp.asarray(centres(32)))).max(axis=-1) < 0.9 for place in places])
     error = jnp.abs(found - pictures).max(axis=-1).reshape(64, -1)
-    errors = np.array([float(jnp.median(one[mask])) if mask.sum() > 50 else 0.0 for one, mask in zip(error, seen, strict=True)])
-    assert np.quantile(errors, 0.9) < 0.06 and len(set(np.asarray(turns).tolist())) > 3
+    errors = [float(jnp.median(one[mask])) for one, mask in zip(error, seen, strict=True) if mask.sum() > 50]
+    assert len(errors) > 40 and np.quantile(errors, 0.9) < 0.06 and len(set(np.asarray(turns).tolist())) > 3
 
 
 def test_an_aligner_learns_where_the_picture_lies():

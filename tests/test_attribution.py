@@ -14,7 +14,7 @@ from fpgan.attribution.csv_store import issue_missing
 from fpgan.attribution.registry import from_fingerprints
 from fpgan.attribution.statistics import log10_p_value, matches, threshold
 from fpgan.attribution.stores import open_store
-from fpgan.attribution.verdict import ATTRIBUTED, NOBODY, NO_FINGERPRINT, UNREGISTERED, Match, explain
+from fpgan.attribution.verdict import ATTRIBUTED, NO_FINGERPRINT, NOBODY, UNREGISTERED, Match, explain
 from fpgan.cli.options import registry_of
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint

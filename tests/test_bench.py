@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_model import LinearModel
 
 from fpgan.benchmarks import attribute, throughput, timing
 from fpgan.benchmarks.bench import bench, table
@@ -94,6 +95,19 @@ def test_the_table_has_every_row(results):
     assert max(map(len, text.splitlines())) <= 100
     assert "generate: 8x8, 16 bits" in text and "decode: 8x8" in text and "traced 1 time over" in text
     assert text.count("\n     4") == 2
+
+
+def test_searches_are_timed_for_a_model(monkeypatch):
+    monkeypatch.setitem(throughput._PEAK_SIDE, "cpu", 64)
+    model, settings = LinearModel(), Settings(batches=(1, 4), repeats=1, search=True)
+    params = throughput.random_params(TINY, 0)
+    results = bench(["decode"], TINY, settings, params=params, model=model)
+    rows = results["decode"]["searches"]
+    assert [(row["search"], row["batch"]) for row in rows] == [(s, n) for s in ("none", "fast", "full") for n in (1, 4)]
+    assert [row["poses"] for row in rows[::2]] == [1, 8, 8 + 571] and all(row["own_per_second"] > 0 for row in rows)
+    assert rows[0]["other_per_second"] > rows[4]["other_per_second"]
+    text = table(results)
+    assert "other images/s" in text and max(map(len, text.splitlines())) <= 100
 
 
 def test_a_wrong_formulation_is_not_timed(monkeypatch):

@@ -1,6 +1,7 @@
 """Export: evenness thresholds, strength and fit of the readout, models trained without fingerprints."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,9 @@ import tiny
 from fpgan.cli.app import main
 from fpgan.data.sources import open_source
 from fpgan.model import calibration
+from fpgan.model.format import about_aligner
 from fpgan.model.model import load
+from fpgan.networks.alignment import Aligner
 from fpgan.training import export as exporting
 from fpgan.training import loop
 from fpgan.training.step import Phase
@@ -93,6 +96,58 @@ def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
     assert model.config.fingerprint_strength == 0.25 and "readout" not in model.info
     assert main([*run, "--fit-images", "1000"]) == 0
     assert seen == [(0.5, 3000, "noise:1@1"), (0.5, 1000, "noise:1@1")]
+
+
+def untrained(model, images, steps=0, seed=0, progress=None):
+    """An aligner that has learned nothing, quickly."""
+    network = Aligner(8, 64, 16, 8)
+    params = network.init(jax.random.key(seed), np.zeros((1, 8, 8, 3)))["params"]
+    return network, params, about_aligner(network) | {"images": images, "views": 64 * steps, "median_pixels": 4.0,
+                                                      "most_pixels": 8.0, "turns": 0.125}
+
+
+def test_an_aligner_is_trained_at_export_or_added_later(tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(exporting, "fit_aligner", lambda *args, **options: calls.append(args[1:4]) or untrained(*args))
+    monkeypatch.setattr(exporting, "calibrated", lambda model, source, seed: {
+        "evenness_threshold": 0.9, "search_thresholds": {"fast": 0.91 if model.aligner else 0.8}})
+    monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
+    loop.train(tiny.config(total_images=64, export=dict(aligner_images=100, aligner_steps=7)), tmp_path / "run")
+    run = ["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
+    assert main([*run, "--dtype", "bfloat16"]) == 0
+    model = load(tmp_path / "model")
+    assert model.aligner is not None and model.evenness_threshold() == 0.91 and calls == [(100, 7, 0)]
+    assert main([*run, "--aligner-images", "0"]) == 0
+    plain = load(tmp_path / "model")
+    assert plain.aligner is None and plain.evenness_threshold("fast") == 0.8
+    assert main(["export", "--model", str(tmp_path / "model"), "--aligner-images", "64", "--aligner-steps", "2"]) == 0
+    model, shown = load(tmp_path / "model"), capsys.readouterr().out
+    assert model.hash == plain.hash and model.aligner is not None and model.evenness_threshold() == 0.91
+    assert calls[1:] == [(64, 2, 0)] and "fast 0.91" in shown and "12.5% of the turns right" in shown
+    for arguments, told in ((["--model", "m"], "--model goes with --aligner-images N"),
+                            (["--out", "m"], "--workdir and --out"),
+                            ([*run[1:], "--aligner-images", "63"], "export.aligner_images is 63; expected 64 or more, or 0"),
+                            ([*run[1:], "--aligner-steps", "5"], "go with --model"),
+                            (["--model", "m", "--aligner-images", "64", "--step", "1"], "without --workdir"),
+                            (["--model", "nonesuch", "--aligner-images", "64"], "no model 'nonesuch'")):
+        assert main(["export", *arguments]) == 2 and told in capsys.readouterr().err
+
+
+def test_each_search_has_a_threshold_of_its_own():
+    class Searching(Reader):
+        """Is more even over what is not its own the more it searches."""
+
+        def read(self, images, search):
+            logits = self.decode(images)
+            if not isinstance(images, str):
+                logits[:, int(64 * {"fast": 0.6, "full": 0.7}[search]):] *= 1e-6
+                logits[:, :int(64 * {"fast": 0.6, "full": 0.7}[search])] = 9.0
+            return SimpleNamespace(logits=logits)
+
+    found = calibration.calibrated(Searching(0.99, 1.0), open_source(tiny.config().data), 0)
+    expected = [found["evenness_threshold"], found["search_thresholds"]["fast"], found["search_thresholds"]["full"]]
+    assert expected == [pytest.approx((1 + (int(64 * share) / 64) ** 0.5) / 2, rel=0.02) for share in (0.5, 0.6, 0.7)]
+    assert calibration.calibrated(Searching(0.5, 1.0), open_source(tiny.config().data), 0) == {}
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys):

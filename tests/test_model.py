@@ -12,6 +12,7 @@ from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
 from fpgan.model import format, programs
 from fpgan.model.model import from_params
+from fpgan.networks.alignment import Aligner
 from fpgan.networks.parameters import init_params
 
 CONFIG = tiny.network(noise="none")
@@ -61,6 +62,60 @@ def test_metrics_are_recorded_beside_the_parameters(model, saved):
     assert loaded.info["metrics"] == {"bit_accuracy": 0.5} and loaded.hash == model.hash and loaded.name == "tiny"
 
 
+@pytest.fixture
+def aligned(saved):
+    """The saved model, given an aligner that has learned nothing."""
+    network = Aligner(8, 64, 16, 8)
+    params = network.init(jax.random.key(5), np.zeros((1, 8, 8, 3)))["params"]
+    format.save_aligner(saved, params, format.about_aligner(network) | {"images": 64}, {"search_thresholds": {"fast": 0.9}})
+    return saved
+
+
+def test_an_aligner_lies_beside_the_model_and_changes_no_hash(model, saved, aligned, tmp_path):
+    bytes_before = format.params_bytes(model.params)
+    loaded = fpgan.load(aligned)
+    assert loaded.hash == model.hash and (aligned / "model.safetensors").read_bytes() == bytes_before
+    assert model.aligner is None and loaded.aligner[0] == Aligner(8, 64, 16, 8) and loaded.info["aligner"]["images"] == 64
+    assert (loaded.evenness_threshold(), loaded.evenness_threshold("none")) == (0.9, None)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    poses = loaded.locate(images, batch_size=4)
+    assert poses.shape == (5, 3, 3) and not np.allclose(poses, np.eye(3))
+    loaded.save(tmp_path / "copy")
+    again = fpgan.load(tmp_path / "copy")
+    assert again.info["aligner"] == loaded.info["aligner"]  # with its hash
+    np.testing.assert_array_equal(again.locate(images, batch_size=4), poses)
+    model.save(aligned)  # a model without one takes the place of all of it
+    assert fpgan.load(aligned).aligner is None and not (aligned / "aligner.safetensors").exists()
+    with pytest.raises(FpganError, match="model tiny has no aligner; add one"):
+        fpgan.load(aligned).locate(images)
+
+
+def test_a_model_reads_pictures_at_their_places(model):
+    images = model.generate(np.eye(8, dtype=np.uint8)[:4], range(4))
+    mirror = np.tile(np.diag([-1.0, 1, 1]), (4, 1, 1))
+    np.testing.assert_allclose(model.decode(images[:, :, ::-1], poses=mirror), model.decode(images), rtol=1e-3, atol=1e-3)
+    read = model.read(images)
+    assert read.alignment.search == "none"
+    np.testing.assert_array_equal(read.logits, model.decode(images, batch_size=4))
+    assert model.read(images, "fast").logits.shape == (4, 8)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda d: (d / "aligner.safetensors").unlink(), "cannot read"),
+    (lambda d: (d / "aligner.safetensors").write_bytes((d / "aligner.safetensors").read_bytes()[:-7]), "or is damaged"),
+    (lambda d: (d / "aligner.safetensors").write_bytes((d / "model.safetensors").read_bytes()), "not the aligner that"),
+    (lambda d: edit_aligner(d, channel_max=17), "does not fit its config.json"),
+    (lambda d: edit_aligner(d, size=12), "the aligner's size is 12; expected a power of two"),
+    (lambda d: edit_aligner(d, size=1024), "expected"), (lambda d: edit_aligner(d, hash=None), "hash"),
+    (lambda d: edit(d, search_thresholds={"fast": "high"}), "search_thresholds"),
+])
+def test_a_damaged_aligner_gives_one_line(aligned, damage, message):
+    damage(aligned)
+    with pytest.raises(FpganError, match=message) as caught:
+        fpgan.load(aligned)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("damage, message", [
     (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-7]), "damaged or truncated"),
     (lambda d: (d / "model.safetensors").write_bytes(b""), "damaged or truncated"),
@@ -81,6 +136,10 @@ def test_a_damaged_model_gives_one_line(saved, damage, message):
 def edit(directory, **fields):
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def edit_aligner(directory, **fields):
+    edit(directory, aligner=json.loads((directory / "config.json").read_text())["aligner"] | fields)
 
 
 def test_an_unknown_name_lists_what_ships():

@@ -152,7 +152,8 @@ def test_a_job_tells_what_was_undone_and_what_was_searched(tmp_path, bits):
     found, job = rows(search="fast")
     assert [str(row.verdict) for row in found] == ["user bob (flipped)", "user bob", UNREGISTERED, NO_FINGERPRINT]
     assert [row.columns(True)["undone"] for row in found] == ["flipped", None, None, None]
-    assert "searched: each image as it is, and in the turns of a square" in job.meaning() and job.settings()["search"] == "fast"
+    assert "searched: each image as it is, and in the turns of a square" in job.meaning()
+    assert job.settings()["search"] == "fast"
     plain, job = rows()
     assert [str(row.verdict) for row in plain] == [NO_FINGERPRINT, "user bob", UNREGISTERED, NO_FINGERPRINT]
     assert "searched: each image as it is" in job.meaning() and "search" not in job.settings()

@@ -1,10 +1,12 @@
 """Rows of robustness, on a stand-in whose images show their bits and whose errors are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
+from linear_model import LinearModel
 from test_evaluate import PaintedBits
 
 from fpgan.attribution.statistics import threshold
@@ -137,3 +139,24 @@ def test_the_command_prints_the_table_and_goes_on(loaded, tmp_path, capsys):
     assert capsys.readouterr().out == shown
     assert main(["evaluate", "--model", "any", "--perturbations", "wave"]) == 2
     assert "the nearest suite is 'waves'" in capsys.readouterr().err
+
+
+def test_moved_pictures_are_found_again_by_a_search():
+    model = LinearModel(n_bits=64)
+    trial = Trial(count=40, n_users=1000, false_positive_rate=1e-6)
+    sample = draw_sample(model, trial)
+    rows = {search: measure(model, ["png", "flip"], sample, replace(trial, search=search)) for search in ("none", "fast")}
+    shares = {search: [row["soft"]["value"] for row in found] for search, found in rows.items()}
+    assert shares == {"none": [1.0, 0.0], "fast": [1.0, 1.0]}
+
+
+def test_rows_of_another_search_are_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("fpgan.model.load", lambda name: LinearModel(places=np.eye(3)))
+    trial, path = Trial(count=20, n_users=100), tmp_path / "rows.jsonl"
+    for search, rows in (("none", 1), ("fast", 2), (None, 2), ("full", 3)):  # with an aligner, fast is what None means
+        (row,) = measure_named("m", ["png"], replace(trial, search=search), out=path)
+        assert row["search"] == (search or "fast") and len(read_rows(path)) == rows
+    old = [{name: value for name, value in row.items() if name != "search"} for row in read_rows(path)[:1]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    measure_named("m", ["png"], trial, out=path)
+    assert read_rows(path) == old

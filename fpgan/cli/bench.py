@@ -22,10 +22,10 @@ apart. FLOPs are those of XLA's cost analysis, the peak is that of a large matri
 `generate` is also timed with a kernel per sample (grouped convolutions), and shows that new
 fingerprints do not compile again. `pipeline` makes whole sample sets beside generation and
 encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
-CPU), and predicts a step on pods; docs/scaling.md states the model. --search times reading images
-that may have been moved, own ones as they are and noise, on which nothing is passed over. `attribute` compares images
-with all of so many registered users, beside faiss's flat binary index where that is installed
-(pip install 'fpgan[peers]').
+CPU), and predicts a step on pods; docs/scaling.md states the model. --search times reading
+images that may have been moved: own ones as they are, and noise, for which all poses are
+tried. `attribute` compares images with all of so many registered users, beside faiss's flat
+binary index where that is installed (pip install 'fpgan[peers]').
 """
 
 
