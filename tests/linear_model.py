@@ -46,6 +46,6 @@ class LinearModel:
     def locate(self, images, *, batch_size=64):
         return np.tile(np.asarray(self.places, np.float32), (len(images), 1, 1))
 
-    def read(self, images, search=None, *, batch_size=64):
-        return read(self, images, search, batch_size)
+    def read(self, images, search=None, *, wholes=None, batch_size=64):
+        return read(self, images, search, batch_size, wholes)
 

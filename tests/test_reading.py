@@ -11,7 +11,7 @@ from fpgan.attribution.statistics import matches
 from fpgan.attribution.verdict import NO_FINGERPRINT, NOBODY, UNREGISTERED, explain
 from fpgan.decoding import DecodeJob
 from fpgan.errors import FpganError
-from fpgan.io.images import encode_png
+from fpgan.io.images import encode_png, read_whole
 from fpgan.model import poses, reading
 from fpgan.networks.alignment import CORNERS, project
 from fpgan.perturbations import apply, homography
@@ -174,3 +174,20 @@ def test_poses_may_be_read_as_places_of_corners(bits):
     model = LinearModel()
     read = model.read(apply("flip", model.generate(bits, range(24))), "fast")
     np.testing.assert_allclose(project(read.alignment.poses, CORNERS)[0], CORNERS * [-1, 1], atol=1e-6)
+
+
+def test_pages_and_other_sizes_are_searched_in_all_of_the_image(bits):
+    """What is left after fitting to the model's size is not enough: of a page, a phone's screen, a stretched picture."""
+    images = LinearModel().generate(bits, range(24))
+    for spec in ("page:0.5", "phone:1", "scale:2+aspect:1.5"):
+        files = [encode_png(image) for image in apply(spec, images, 3)]
+        fitted, wholes = zip(*(read_whole(file, 8) for file in files), strict=True)
+        model = LinearModel()
+        model.locate = lambda _, batch_size=64, spec=spec: np.stack([homography(spec, (8, 8), 3, i) for i in range(24)])
+        model.aligner = "one that knows"
+        read = model.read(np.stack(fitted), "fast", wholes=wholes)
+        assert ((read.logits > 0) == bits).mean() > 0.9, spec
+        assert ((model.read(np.stack(fitted), "none").logits > 0) == bits).mean() < 0.8, spec
+        assert read.logits.shape == (24, 64) and model.read(np.stack(fitted)).logits.shape == (24, 64)
+    own, none = read_whole(encode_png(images[0]), 8)
+    assert none is None and (own == images[0]).all()

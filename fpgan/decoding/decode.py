@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from fpgan.attribution.verdict import attribute, explain
 from fpgan.decoding.pooling import pool_rows, suspects_by
 from fpgan.decoding.rows import Counts, Row, write_rows
 from fpgan.errors import FpganError
-from fpgan.io.images import read_image
+from fpgan.io.images import read_image, read_whole
 from fpgan.io.listing import Source, contents_of, image_sources
 from fpgan.model.reading import search_of, searched, threshold_for
 
@@ -133,7 +134,7 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
         while True:
             encoded = 0  # bytes of records that are in memory
             for name, content in contents:
-                waiting.append((name, pool.submit(_read, content, model.resolution)))
+                waiting.append((name, pool.submit(_read, content, model.resolution, search != "none")))
                 encoded += len(content) if isinstance(content, bytes) else 0
                 if len(waiting) >= _BATCHES_AHEAD * batch_size or encoded >= _BYTES_AHEAD:
                     break
@@ -168,29 +169,44 @@ def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate:
             yield row if row.logits is None else replace(row, verdict=replace(next(verdicts), undone=row.undone))
 
 
-def _read(source: str | bytes | FpganError, resolution: int) -> tuple[np.ndarray | None, bool, str | None]:
-    """Returns the image, whether it was resized, and what went wrong; in a thread."""
+class _Read(NamedTuple):
+    """An image from a file: the image fitted to the model, all of it where that is wanted, and what went wrong."""
+
+    image: np.ndarray | None
+    whole: np.ndarray | None
+    resized: bool
+    error: str | None
+
+
+def _read(source: str | bytes | FpganError, resolution: int, is_searched: bool) -> _Read:
+    """Reads an image, in a thread."""
     try:
         if isinstance(source, FpganError):
             raise source
-        return *read_image(source, resolution), None
+        if is_searched:
+            image, whole = read_whole(source, resolution)
+            return _Read(image, whole, whole is not None, None)
+        image, resized = read_image(source, resolution)
+        return _Read(image, None, resized, None)
     except FpganError as error:
-        return None, False, str(error)
+        return _Read(None, None, False, str(error))
 
 
 def _decoded(model, group: list[tuple[str, Future]], batch_size: int, search: str) -> Iterator[Row]:
     """Decodes one group of images, which may hold unreadable ones."""
-    results = [(name, *future.result()) for name, future in group]
-    images = [image for _, image, _, _ in results if image is not None]
-    known = iter(_read_at(model, np.stack(images), batch_size, search) if images else ())
-    for name, image, resized, error in results:
-        logits, undone = (None, "") if image is None else next(known)
-        yield Row(name, logits, resized, error, undone=undone)
+    results = [(name, future.result()) for name, future in group]
+    known = iter(_logits(model, [read for _, read in results if read.image is not None], batch_size, search))
+    for name, read in results:
+        logits, undone = (None, "") if read.image is None else next(known)
+        yield Row(name, logits, read.resized, read.error, undone=undone)
 
 
-def _read_at(model, images: np.ndarray, batch_size: int, search: str) -> Iterable[tuple[np.ndarray, str]]:
-    """Reads images: the logits of each, and what was undone."""
+def _logits(model, reads: list[_Read], batch_size: int, search: str) -> Iterable[tuple[np.ndarray, str]]:
+    """Decodes images: the logits of each, and what was undone."""
+    if not reads:
+        return ()
+    images = np.stack([read.image for read in reads])
     if search == "none":  # all that some models can do
-        return zip(model.decode(images, batch_size=batch_size), [""] * len(images), strict=True)
-    reading = model.read(images, search, batch_size=batch_size)
+        return zip(model.decode(images, batch_size=batch_size), len(images) * [""], strict=True)
+    reading = model.read(images, search, wholes=[read.whole for read in reads], batch_size=batch_size)
     return zip(reading.logits, reading.alignment.undone, strict=True)

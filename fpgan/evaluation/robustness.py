@@ -19,7 +19,7 @@ from fpgan.attribution.statistics import threshold
 from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
 from fpgan.io.files import write_file
-from fpgan.io.images import encode_png, read_image
+from fpgan.io.images import encode_png, read_image, read_whole
 from fpgan.model.reading import search_of
 from fpgan.perturbations.registry import apply, expand
 
@@ -176,9 +176,16 @@ def _read(model, spec: str, images: np.ndarray, trial: Trial, progress: Progress
     """Decodes perturbed images, part by part: float32 [part, n]. Other sizes are fitted as when files are read."""
     for start in range(0, len(images), _CHUNK):
         perturbed = apply(spec, images[start:start + _CHUNK], trial.seed, start)
-        fitted = np.stack([read_image(encode_png(one), model.resolution)[0] for one in perturbed])
-        yield model.decode(fitted) if trial.search == "none" else model.read(fitted, trial.search).logits
+        yield _logits(model, [encode_png(one) for one in perturbed], trial.search)
         progress(spec, min(start + _CHUNK, len(images)), len(images))
+
+
+def _logits(model, encoded: list[bytes], search: str) -> np.ndarray:
+    """Decodes images from files: float32 [N, n]."""
+    if search == "none":
+        return model.decode(np.stack([read_image(one, model.resolution)[0] for one in encoded]))
+    images, wholes = zip(*(read_whole(one, model.resolution) for one in encoded), strict=True)
+    return model.read(np.stack(images), search, wholes=wholes).logits
 
 
 def _attributed(logits: np.ndarray, bits: np.ndarray, trial: Trial) -> dict[str, np.ndarray | None]:

@@ -63,6 +63,28 @@ def read_image(source: str | os.PathLike | bytes, resolution: int | None = None)
         (np.array(image), False) if image.size == size else (_square(image, resolution, "center")[0], True)))
 
 
+def read_whole(source: str | os.PathLike | bytes, resolution: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads an image as `read_image` does, and beside it all of the image, for who looks where the picture lies in it.
+
+    Args:
+      source: as in `read_image`.
+      resolution: R, side of the wanted square in pixels.
+
+    Returns:
+      uint8 [R, R, 3], as of `read_image`; and uint8 [2 R, 2 R, 3], the whole image squeezed into a square of twice the
+      resolution, or None if the image has the wanted size.
+
+    Raises:
+      FpganError: as `read_image`.
+    """
+    def finish(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        if image.size == (resolution, resolution):
+            return np.array(image), None
+        return _square(image, resolution, "center")[0], np.array(image.resize(2 * (2 * resolution,), _LANCZOS))
+
+    return _decoded(source, finish)
+
+
 def read_square(source: str | os.PathLike | bytes, resolution: int, crop: str) -> tuple[np.ndarray, int]:
     """Reads an image as `read_image` does, but with a crop of choice.
 

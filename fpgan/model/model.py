@@ -115,7 +115,7 @@ class Model:
         """Reads the fingerprint's bits from images, whoever made them.
 
         Args:
-          images: uint8 [N, R, R, channels], or floats in [-1, 1].
+          images: uint8 [N, R, R, channels], or floats in [-1, 1]; with poses also [N, 2 R, 2 R, channels].
           poses: float [N, 3, 3], where the picture lies in each image (`Alignment.poses`): it is looked up there,
             bicubically. Without them the images are read as they are.
           batch_size: images per call of the compiled program; the last batch is padded.
@@ -126,7 +126,7 @@ class Model:
         Raises:
           FpganError: if the images have another shape or type.
         """
-        images = self._checked(images)
+        images = self._checked(images, poses is not None)
         if poses is None:
             program, inputs = decode_program(self.config), (images,)
         else:
@@ -153,13 +153,16 @@ class Model:
         program = functools.partial(locate_program(network), params)
         return in_batches(program, (self._checked(images),), batch_size, (3, 3))
 
-    def read(self, images: np.ndarray, search: str | None = None, *, batch_size: int = 64) -> Reading:
+    def read(self, images: np.ndarray, search: str | None = None, *, wholes: Sequence[np.ndarray | None] | None = None,
+             batch_size: int = 64) -> Reading:
         """Reads images that may have been moved: flipped, turned, cropped, put on a page ... (`fpgan.model.reading`).
 
         Args:
           images: uint8 [N, R, R, channels], or floats in [-1, 1].
           search: "none": as they are; "fast": also where the aligner finds the picture, without an aligner in the eight
             turns of a square; "full": also at a grid of poses. None is "fast" for a model with an aligner, else "none".
+          wholes: for images that were cropped or resized to R pixels, uint8 [2 R, 2 R, channels], all of each
+            (`fpgan.io.images.read_whole` gives both), else None: pages and other sizes are searched in these.
           batch_size: images, or poses of one, per call of the compiled program.
 
         Returns:
@@ -169,7 +172,7 @@ class Model:
         Raises:
           FpganError: an unknown search, or images of another shape or type.
         """
-        return read(self, images, search, batch_size)
+        return read(self, images, search, batch_size, wholes)
 
     def evenness_threshold(self, search: str | None = None) -> float | None:
         """Returns `attribute`'s evenness_threshold for what `read` with this search gives; None where none is calibrated."""
@@ -180,11 +183,13 @@ class Model:
         aligner = {} if self.aligner is None else {"aligner": self.aligner[1]}
         save_model(path, self.config, self.params | aligner, self.info)
 
-    def _checked(self, images: np.ndarray) -> np.ndarray:
+    def _checked(self, images: np.ndarray, may_be_fine: bool = False) -> np.ndarray:
         """Returns images as uint8 or float32; raises FpganError for others than this model's."""
         images = np.asarray(images)
         expected = (self.resolution, self.resolution, self.config.channels)
-        if images.shape[1:] != expected or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        fine = (2 * self.resolution, 2 * self.resolution, self.config.channels)
+        is_shaped = images.shape[1:] == expected or (may_be_fine and images.shape[1:] == fine)
+        if not is_shaped or (images.dtype != np.uint8 and images.dtype.kind != "f"):
             raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected "
                              f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
         return images if images.dtype == np.uint8 else images.astype(np.float32)

@@ -77,6 +77,13 @@ def distances(poses: np.ndarray) -> np.ndarray:
     return np.linalg.norm(project(poses, CORNERS.astype(poses.dtype)) - CORNERS, axis=-1).max(axis=-1)
 
 
+def sizes(poses: np.ndarray) -> np.ndarray:
+    """Computes the side of a square as large as the picture, [..., 3, 3] -> [...], in sides of the image."""
+    x, y = np.moveaxis(project(poses, CORNERS.astype(poses.dtype)), -1, 0)  # [..., 4]
+    areas = (x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1) / 2
+    return np.sqrt(np.abs(areas)) / 2
+
+
 def describe(pose: np.ndarray, resolution: int) -> str:
     """Says in words what was done to a picture, such as "flipped, cropped to 92%, turned 3 degrees".
 

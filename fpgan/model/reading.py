@@ -15,6 +15,7 @@ therefore as independent of what was read as ever, and the p-value holds without
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ SEARCHES = tuple(SEARCHED)
 _INSTEAD = "in the turns of a square (the model has no aligner)"
 TOLERANCE = 0.5  # pixels: an image whose picture lies so near its place is read as it is
 _SURE = 4  # standard deviations above a bell curve's evenness: no need to look further
+_SMALL = 0.75  # side of the picture / side of the image, below which a finer image is looked into
 _AT_ONCE = 2048  # images at poses in memory
 _BELL = math.sqrt(2 / math.pi)  # evenness of normal logits
 
@@ -45,7 +47,7 @@ class Alignment:
     Attributes:
       search: one of SEARCHES.
       poses: float32 [N, 3, 3], a point of the picture -> its place in the image, both from -1 to 1; the identity where the
-        image was read as it is.
+        image was read as it is (of another size: its central square).
       resolution: of the images in pixels.
     """
 
@@ -115,29 +117,64 @@ def threshold_for(model, search: str | None = None) -> float | None:
     return (model.info.get("search_thresholds") or {}).get(search)
 
 
-def read(model, images: np.ndarray, search: str | None = None, batch_size: int = 64) -> Reading:
+def read(model, images: np.ndarray, search: str | None = None, batch_size: int = 64,
+         wholes: Sequence[np.ndarray | None] | None = None) -> Reading:
     """Reads images, see `fpgan.Model.read`.
 
     Args:
       model: a Model, or anything with its `resolution`, `n_bits`, `aligner`, `decode` and `locate`.
       images: uint8 [N, R, R, channels], or floats in [-1, 1].
       search: one of SEARCHES, or None for the model's own (`search_of`).
+      wholes: of images that had another size, all of each, as `fpgan.io.images.read_whole` gives it: what is looked up is
+        looked up in these.
       batch_size: images, or poses of one, per call of the compiled program.
     """
-    search, images = search_of(model, search), np.asarray(images)
-    logits = model.decode(images, batch_size=_at_most(batch_size, len(images)))
-    found = np.tile(np.eye(3, dtype=np.float32), (len(logits), 1, 1))
-    best = _Best(logits, found, evenness(logits))
+    search, images = search_of(model, search), _Images.of(images, wholes)
+    logits = model.decode(images.fitted, batch_size=_at_most(batch_size, len(images.fitted)))
+    best = _Best(logits, np.tile(np.eye(3, dtype=np.float32), (len(logits), 1, 1)), evenness(logits))
     if search != "none" and getattr(model, "aligner", None) is not None:
-        located = model.locate(images, batch_size=_at_most(batch_size, len(images)))  # [N, 3, 3]
-        moved = np.flatnonzero(poses.distances(located) * model.resolution / 2 > TOLERANCE)
+        located = model.locate(images.whole, batch_size=_at_most(batch_size, len(logits)))  # [N, 3, 3]
+        pixels = poses.distances(located) * model.resolution / 2
+        moved = np.flatnonzero(images.was_fitted | (pixels > TOLERANCE))
         _improve(best, model, images, moved, located[moved, None], batch_size)
     elif search != "none":
-        _improve(best, model, images, np.arange(len(images)), poses.turns()[None], batch_size)
+        for which, tried in ((images.was_fitted, np.eye(3)[None]), (np.full(len(logits), True), poses.turns())):
+            _improve(best, model, images, np.flatnonzero(which), tried[None], batch_size)
     for grid in poses.grids(model.resolution) if search == "full" else ():
         unsure = np.flatnonzero(best.scores < _BELL + _SURE * _deviation(model.n_bits))
         _improve(best, model, images, unsure, grid[None], batch_size)
     return Reading(best.logits, Alignment(search, best.poses, model.resolution))
+
+
+class _Images(NamedTuple):
+    """N images, as they are read without a search, and whole.
+
+    Attributes:
+      fitted: [N, R, R, C], what had another size cropped to its central square and resized.
+      whole: [N, R, R, C], what had another size squeezed instead.
+      fine: [N, 2 R, 2 R, C], the same at twice the resolution; only for images that had another size, empty if none had.
+      was_fitted: bool [N], which had another size.
+    """
+
+    fitted: np.ndarray
+    whole: np.ndarray
+    fine: np.ndarray
+    was_fitted: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, wholes: Sequence[np.ndarray | None] | None) -> _Images:
+        """Puts them together."""
+        images = np.asarray(images)
+        was_fitted = np.array([whole is not None for whole in wholes or len(images) * [None]], bool)
+        if not was_fitted.any():
+            return cls(images, images, images[:0], was_fitted)
+        n, height, width, channels = images.shape
+        fine = np.zeros((n, 2 * height, 2 * width, channels), images.dtype)
+        fine[was_fitted] = [whole for whole in wholes if whole is not None]
+        blocks_of_four = fine[was_fitted].reshape(-1, height, 2, width, 2, channels)
+        whole = images.copy()
+        whole[was_fitted] = np.rint(blocks_of_four.mean(axis=(2, 4)))
+        return cls(images, whole, fine, was_fitted)
 
 
 class _Best(NamedTuple):
@@ -148,7 +185,7 @@ class _Best(NamedTuple):
     scores: np.ndarray
 
 
-def _improve(best: _Best, model, images: np.ndarray, which: np.ndarray, tried: np.ndarray, batch_size: int) -> None:
+def _improve(best: _Best, model, images: _Images, which: np.ndarray, tried: np.ndarray, batch_size: int) -> None:
     """Reads some images at further poses, and keeps the most even logits.
 
     The evenness of the best of K poses is by chance sqrt(2 ln K) standard deviations above that of one, which it has to make
@@ -165,15 +202,23 @@ def _improve(best: _Best, model, images: np.ndarray, which: np.ndarray, tried: n
     for part in blocks(len(which), max(1, _AT_ONCE // count)):
         rows = which[part]
         here = np.broadcast_to(tried[part] if len(tried) > 1 else tried, (len(rows), count, 3, 3))
-        logits = model.decode(np.repeat(images[rows], count, axis=0), poses=here.reshape(-1, 3, 3),
-                              batch_size=_at_most(batch_size, len(rows) * count))
+        logits = _read_at(model, images, np.repeat(rows, count), here.reshape(-1, 3, 3), batch_size)
         logits = logits.reshape(len(rows), count, -1)
         scores = evenness(logits) - allowance  # [M, K]
-        chosen = scores.argmax(axis=1)
-        for row, k in zip(np.arange(len(rows)), chosen, strict=True):
-            if scores[row, k] > best.scores[rows[row]]:
-                best.logits[rows[row]], best.poses[rows[row]] = logits[row, k], here[row, k]
-                best.scores[rows[row]] = scores[row, k]
+        for i, (row, k) in enumerate(zip(rows, scores.argmax(axis=1), strict=True)):
+            if scores[i, k] > best.scores[row]:
+                best.logits[row], best.poses[row], best.scores[row] = logits[i, k], here[i, k], scores[i, k]
+
+
+def _read_at(model, images: _Images, rows: np.ndarray, tried: np.ndarray, batch_size: int) -> np.ndarray:
+    """Reads images, by their places [M], at a pose each [M, 3, 3]: logits [M, n]. Small pictures are seen in fine images."""
+    logits = np.empty((len(rows), model.n_bits), np.float32)
+    is_fine = images.was_fitted[rows] & (poses.sizes(tried) < _SMALL)
+    for source, chosen in ((images.whole, ~is_fine), (images.fine, is_fine)):
+        if chosen.any():
+            logits[chosen] = model.decode(source[rows[chosen]], poses=tried[chosen],
+                                          batch_size=_at_most(batch_size, int(chosen.sum())))
+    return logits
 
 
 def _at_most(batch_size: int, count: int) -> int:
