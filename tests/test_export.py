@@ -123,8 +123,10 @@ def test_an_aligner_is_trained_at_export_or_added_later(tmp_path, monkeypatch, c
     assert main(["export", "--model", str(tmp_path / "model"), "--aligner-images", "64", "--aligner-steps", "2"]) == 0
     model, shown = load(tmp_path / "model"), capsys.readouterr().out
     assert model.hash == plain.hash and model.aligner is not None and model.evenness_threshold() == 0.91
+    assert main(["export", "--model", str(tmp_path / "model")]) == 0  # calibrates again, and trains nothing
+    assert load(tmp_path / "model").aligner is not None and "turns right" not in capsys.readouterr().out
     assert calls[1:] == [(64, 2, 0)] and "fast 0.91" in shown and "12.5% of the turns right" in shown
-    for arguments, told in ((["--model", "m"], "--model goes with --aligner-images N"),
+    for arguments, told in ((["--model", "nonesuch"], "no model 'nonesuch'"),
                             (["--out", "m"], "--workdir and --out"),
                             ([*run[1:], "--aligner-images", "63"], "export.aligner_images is 63; expected 64 or more, or 0"),
                             ([*run[1:], "--aligner-steps", "5"], "go with --model"),

@@ -52,6 +52,16 @@ def test_an_aligner_is_believed_where_the_logits_are_more_even(bits):
     assert near.decoded == 24  # so near the identity that nothing is looked up
 
 
+def test_a_full_search_also_looks_near_an_answer_that_is_a_little_wrong(bits, monkeypatch):
+    monkeypatch.setattr(poses, "grids", lambda resolution: ())
+    images = LinearModel(16).generate(bits, range(24))
+    pixels = 2 / 16
+    model = LinearModel(16, places=poses.placed(1, 1, 2 * pixels - 1.5 * pixels, 0))  # it lies 2 to the right
+    moved = apply("shift:2,0", images)
+    assert accuracy(model, moved, bits, "fast") < 0.75 and accuracy(model, moved, bits, "full") > 0.95
+    assert reading.poses_tried(model, "full") == 1 + 1 + 26
+
+
 def test_an_image_that_is_clearly_right_is_not_searched_for(bits):
     model = LinearModel()
     model.read(model.generate(bits, range(24)), "full")

@@ -25,7 +25,8 @@ def add_arguments(parser):
     """Declares the arguments."""
     parser.add_argument("--workdir", help="directory of the training run")
     parser.add_argument("--out", help="model directory to write")
-    parser.add_argument("--model", metavar="DIR", help="instead of these: a model directory that gets an aligner")
+    parser.add_argument("--model", metavar="DIR", help="instead of these: a model directory that gets an aligner, and whose "
+                        "searches are calibrated; without --aligner-images calibrated alone")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument("--name", default="", help="name of the model (default: the directory's)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the stored parameters")
@@ -46,7 +47,7 @@ def run(args) -> int:
     if args.model is not None:
         return _add_aligner(args)
     if args.workdir is None or args.out is None:
-        raise FpganError("expected --workdir and --out, or --model DIR --aligner-images N")
+        raise FpganError("expected --workdir and --out, or --model DIR")
     if args.aligner_steps is not None or args.data is not None:
         raise FpganError("--aligner-steps and --data go with --model; of a run they are export.aligner_steps, and its data")
     from fpgan.training.export import export
@@ -59,19 +60,21 @@ def run(args) -> int:
 
 
 def _add_aligner(args) -> int:
-    """Adds an aligner to a model directory, and says how well it does."""
+    """Adds an aligner to a model directory, calibrates the searches, and says how well it does."""
     from fpgan.training.export import add_aligner
 
     for_runs = ("workdir", "out", "step", "strength", "readout_images")
-    if not args.aligner_images or any(getattr(args, name) is not None for name in for_runs):
-        raise FpganError("--model goes with --aligner-images N, of at least 64, and without "
-                         + ", ".join("--" + name.replace("_", "-") for name in for_runs))
-    model = add_aligner(args.model, args.aligner_images, args.aligner_steps or 0, data=args.data,
+    if any(getattr(args, name) is not None for name in for_runs):
+        names = ", ".join("--" + name.replace("_", "-") for name in for_runs)
+        raise FpganError(f"--model goes with --aligner-images, --aligner-steps and --data, and without {names}")
+    model = add_aligner(args.model, args.aligner_images or 0, args.aligner_steps or 0, data=args.data,
                         progress=progress_line("fpgan export"))
-    about, thresholds = model.info["aligner"], model.info.get("search_thresholds") or {}
-    print(f"{args.model}: aligner {about['hash']}, {about['views']:,} views of {about['images']:,} images; on views of "
-          f"others {about['median_pixels']} pixels off in the middle, at most {about['most_pixels']} in 95%, "
-          f"{about['turns']:.1%} of the turns right")
-    calibrated = ", ".join(f"{search} {value:.3g}" for search, value in thresholds.items())
+    if args.aligner_images:
+        about = model.info["aligner"]
+        print(f"{args.model}: aligner {about['hash']}, {about['views']:,} views of {about['images']:,} images; on views of "
+              f"others {about['median_pixels']} pixels off in the middle, at most {about['most_pixels']} in 95%, "
+              f"{about['turns']:.1%} of the turns right")
+    thresholds = (model.info.get("search_thresholds") or {}).items()
+    calibrated = ", ".join(f"{search} {value:.3g}" for search, value in thresholds)
     print(f"evenness thresholds of searches: {calibrated or 'none (images to calibrate on: --data)'}")
     return 0

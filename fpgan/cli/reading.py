@@ -36,9 +36,9 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", metavar="N", type=positive, default=8,
                         help="threads that read files (default 8)")
     parser.add_argument("--search", choices=("none", "fast", "full"),
-                        help="where the picture is looked for: none, as it is; fast, also where the model's aligner finds "
-                             "it (without one, in the turns of a square); full, also at a grid of shifts, crops, turns and "
-                             "pages (default: fast if the model has an aligner, else none)")
+                        help="where the picture is looked for: none, as it is; fast, also where the model's aligner finds it "
+                             "(without one, in the turns of a square); full, also near there, and at grids of shifts, "
+                             "crops, turns and pages (default: fast if the model has an aligner, else none)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")
     parser.add_argument("--shard-size", metavar="N", type=positive, default=16384,
                         help="images per part in a folder, the piece of work of a process (default 16384)")

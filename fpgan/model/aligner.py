@@ -22,6 +22,7 @@ from fpgan.networks.levels import to_float
 from fpgan.perturbations.views import draw_views
 
 LEAST_IMAGES = 64
+_LEAST_PIXELS = 32  # side of what an aligner sees, if the model's images are so large; else half of them, up to MOST_PIXELS
 VIEWS = 12  # of each image
 BATCH = 64
 HELD_OUT = 512
@@ -135,7 +136,7 @@ def measure(aligner: Aligner, params: dict, pictures: np.ndarray, key: jax.Array
 def _pictures(model: Model, count: int, seed: int) -> np.ndarray:
     """What the model makes with random fingerprints, at the aligner's size: uint8 [N, S, S, C]."""
     rng = np.random.default_rng([seed, _STREAM])
-    size, parts = min(model.resolution, MOST_PIXELS), []
+    size, parts = min(model.resolution, MOST_PIXELS, max(_LEAST_PIXELS, model.resolution // 2)), []
     for start in range(0, count, 1024):
         bits = rng.integers(0, 2, (min(1024, count - start), model.n_bits), np.uint8)
         images = model.generate(bits, rng.integers(0, 2**32, len(bits), np.uint32), batch_size=32)

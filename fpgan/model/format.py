@@ -61,9 +61,13 @@ def find(name_or_path: str | os.PathLike) -> Path:
 
 def record_metrics(name_or_path: str | os.PathLike, metrics: dict) -> None:
     """Writes measured numbers into a model's config.json; architecture, parameters and hash stay as they are."""
+    record(name_or_path, {"metrics": metrics})
+
+
+def record(name_or_path: str | os.PathLike, fields: dict) -> None:
+    """Writes fields into a model's config.json that say something of the model, and are none of its architecture."""
     path = find(name_or_path)
-    info = read_info(path) | {"metrics": metrics}
-    write_file(path / "config.json", (json.dumps(info, indent=2) + "\n").encode())
+    write_file(path / "config.json", (json.dumps(read_info(path) | fields, indent=2) + "\n").encode())
 
 
 def shipped_models() -> list[str]:

@@ -15,11 +15,12 @@ import numpy as np
 from fpgan.networks.alignment import CORNERS, TURNS, project
 
 _NEAR, _FARTHEST = 2, 6  # pixels of a shift in the grids
+_OFF = (1.5, 0.03)  # pixels, and share of the size, by which an aligner may be wrong
 _DEGREES = (-15, -12, -9, -6, -3, 3, 6, 9, 12, 15)
 _SHOWN = (0.9, 0.8, 0.7, 0.6)  # sides of the picture on a page / sides of the page
 _STEPS = 5  # places on a page, along each axis
 _LEAST_SHARE = 0.5  # of a side that a crop leaves
-_STRAIGHT = 0.03  # of half a side: what bends less is told as if it were a similarity
+_STRAIGHT = 0.08  # of half a side: what bends less is told as if it were a similarity
 
 
 def turns() -> np.ndarray:
@@ -55,6 +56,15 @@ def grids(resolution: int) -> tuple[np.ndarray, ...]:
         far += [placed(share, share, x, y) for x, y in itertools.product(places, places)]
     mirrored = [np.concatenate([part, part @ TURNS[4]]).astype(np.float32) for part in map(np.stack, (near, crops, far))]
     return np.concatenate([TURNS[1:], mirrored[0]]), *mirrored[1:]
+
+
+def around(centres: np.ndarray, resolution: int) -> np.ndarray:
+    """Computes poses near others, moved by up to 1.5 pixels and 3% of the size: [M, 3, 3] -> float32 [M, 26, 3, 3]."""
+    step = 2 * _OFF[0] / resolution
+    offsets, scales = (-step, 0, step), (1 - _OFF[1], 1, 1 + _OFF[1])
+    changes = [placed(size, size, x, y) for size, x, y in itertools.product(scales, offsets, offsets)
+               if (size, x, y) != (1, 0, 0)]
+    return (centres[:, None] @ np.stack(changes)).astype(np.float32)
 
 
 def placed(width: float, height: float, x: float, y: float, degrees: float = 0.0) -> np.ndarray:
@@ -109,7 +119,7 @@ def describe(pose: np.ndarray, resolution: int) -> str:
     flat = centre + CORNERS[:, :1] * (-right if mirrored else right) + CORNERS[:, 1:] * down  # without perspective, or shear
     is_bent = np.abs(flat - places).max() > _STRAIGHT * max(width, height)
     words += _sizes(width, height, is_bent)
-    if abs(degrees) >= 0.75:
+    if abs(degrees) >= 1.5:
         words.append(f"turned {abs(degrees):.0f} degrees{'' if degrees > 0 or abs(degrees) > 179.5 else ' clockwise'}")
     return ", ".join(words + (["seen at an angle"] if is_bent else _shift(centre * resolution / 2, width, height)))
 
@@ -121,7 +131,7 @@ def _sizes(width: float, height: float, is_bent: bool) -> list[str]:
         words.append(f"cropped to {100 / size:.0f}%")
     elif size < 0.995:
         words.append(f"shown at {100 * size:.0f}%")
-    if abs(math.log(width / height)) > 0.02 and not is_bent:
+    if abs(math.log(width / height)) > 0.03 and not is_bent:
         words.append(f"stretched by {width / height:.2f}")
     return words
 

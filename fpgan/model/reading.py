@@ -4,7 +4,8 @@ Searches, each of which includes the one before:
 
 * none: the image is read as it is.
 * fast: also where the model's aligner finds the picture; a model without one tries the eight turns of a square instead.
-* full: where none of these is clearly right, also grids of shifts, crops, turns and pages (`poses.grids`).
+* full: where none of these is clearly right, also near the aligner's answer (`poses.around`), and at grids of shifts, crops,
+  turns and pages (`poses.grids`).
 
 Among the poses tried, the one whose logits are most even in size is taken (`fpgan.attribution.evenness`): logits of a
 fingerprint that is in its place have two values, others a bell curve. No registry is asked. The bits of an innocent user are
@@ -29,7 +30,8 @@ from fpgan.model import poses
 SEARCHED = {  # the searches, in words
     "none": "each image as it is",
     "fast": "each image as it is, and where the aligner finds the picture in it",
-    "full": "each image as it is, where the aligner finds the picture in it, and at a grid of shifts, crops, turns, pages",
+    "full": "each image as it is, where the aligner finds the picture in it, near there, and at grids of shifts, crops, "
+            "turns and pages",
 }
 SEARCHES = tuple(SEARCHED)
 _INSTEAD = "in the turns of a square (the model has no aligner)"
@@ -95,7 +97,7 @@ def searched(model, search: str | None = None) -> str:
     search = search_of(model, search)
     words = SEARCHED[search]
     if getattr(model, "aligner", None) is None:
-        words = words.replace("where the aligner finds the picture in it", _INSTEAD)
+        words = words.replace("where the aligner finds the picture in it", _INSTEAD).replace(", near there", "")
     return words if search == "none" else f"{words};\n  the image alone decides which, so that p needs no factor"
 
 
@@ -103,7 +105,8 @@ def poses_tried(model, search: str | None = None) -> int:
     """Counts the poses at which an image that is not clearly right is read, itself among them."""
     search, aligned = search_of(model, search), getattr(model, "aligner", None) is not None
     fast = 1 + (1 if aligned else len(poses.turns()))
-    return {"none": 1, "fast": fast, "full": fast + sum(map(len, poses.grids(model.resolution)))}[search]
+    near = poses.around(np.eye(3)[None], model.resolution).shape[1] if aligned else 0
+    return {"none": 1, "fast": fast, "full": fast + near + sum(map(len, poses.grids(model.resolution)))}[search]
 
 
 def threshold_for(model, search: str | None = None) -> float | None:
@@ -130,6 +133,7 @@ def read(model, images: np.ndarray, search: str | None = None, batch_size: int =
       batch_size: images, or poses of one, per call of the compiled program.
     """
     search, images = search_of(model, search), _Images.of(images, wholes)
+    sure = _BELL + _SURE * _deviation(model.n_bits)
     logits = model.decode(images.fitted, batch_size=_at_most(batch_size, len(images.fitted)))
     best = _Best(logits, np.tile(np.eye(3, dtype=np.float32), (len(logits), 1, 1)), evenness(logits))
     if search != "none" and getattr(model, "aligner", None) is not None:
@@ -137,11 +141,14 @@ def read(model, images: np.ndarray, search: str | None = None, batch_size: int =
         pixels = poses.distances(located) * model.resolution / 2
         moved = np.flatnonzero(images.was_fitted | (pixels > TOLERANCE))
         _improve(best, model, images, moved, located[moved, None], batch_size)
+        if search == "full":
+            unsure = np.flatnonzero(best.scores < sure)
+            _improve(best, model, images, unsure, poses.around(located[unsure], model.resolution), batch_size)
     elif search != "none":
         for which, tried in ((images.was_fitted, np.eye(3)[None]), (np.full(len(logits), True), poses.turns())):
             _improve(best, model, images, np.flatnonzero(which), tried[None], batch_size)
     for grid in poses.grids(model.resolution) if search == "full" else ():
-        unsure = np.flatnonzero(best.scores < _BELL + _SURE * _deviation(model.n_bits))
+        unsure = np.flatnonzero(best.scores < sure)
         _improve(best, model, images, unsure, grid[None], batch_size)
     return Reading(best.logits, Alignment(search, best.poses, model.resolution))
 

@@ -10,7 +10,7 @@ from fpgan.errors import FpganError
 from fpgan.io.inputs import read_json
 from fpgan.model.aligner import fit_aligner
 from fpgan.model.calibration import calibrated
-from fpgan.model.format import check_place, find, save_aligner, save_model
+from fpgan.model.format import check_place, find, record, save_aligner, save_model
 from fpgan.model.model import Model, from_params, load
 from fpgan.model.readout import fit_readout
 from fpgan.networks.config import NetworkConfig
@@ -71,12 +71,14 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
 
 def add_aligner(path: str | Path, images: int, steps: int = 0, seed: int = 0, data: str | None = None,
                 progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
-    """Trains an aligner for a model of any origin, and puts it into the model's directory; its hash stays as it is.
+    """Trains an aligner for a model of any origin, puts it into the model's directory, and calibrates the searches.
+
+    The model's own files and its hash stay as they are.
 
     Args:
       path: the model directory, or a shipped model's name.
-      images, steps, seed, progress: see `fpgan.model.aligner.fit_aligner`.
-      data: images that are not the model's, to calibrate the searches ("fingerprinted, but nobody registered"), as
+      images, steps, seed, progress: see `fpgan.model.aligner.fit_aligner`; with 0 images the searches are calibrated alone.
+      data: images that are not the model's, to calibrate by ("fingerprinted, but nobody registered"), as
         `fpgan.data.sources.open_other` takes them; by default the images that the model was trained on. Where these are not
         at hand, there are no thresholds for searches.
 
@@ -84,7 +86,7 @@ def add_aligner(path: str | Path, images: int, steps: int = 0, seed: int = 0, da
       The model, as loaded from the directory.
 
     Raises:
-      FpganError: there is no such model, its images are too few or small, or there are no such images.
+      FpganError: there is no such model, the images to generate are too few, or there are no such images.
     """
     from fpgan.data.sources import open_other
 
@@ -93,12 +95,17 @@ def add_aligner(path: str | Path, images: int, steps: int = 0, seed: int = 0, da
     try:
         source = open_other(data or str(model.info.get("training", {}).get("data")), model.resolution)
     except FpganError:
-        if data is not None:
+        if data is not None or not images:
             raise
-    network, params, about = fit_aligner(model, images, steps, seed, progress)
-    model = dataclasses.replace(model, aligner=(network, params))
+    params = about = None
+    if images:
+        network, params, about = fit_aligner(model, images, steps, seed, progress)
+        model = dataclasses.replace(model, aligner=(network, params))
     thresholds = calibrated(model, source, seed).get("search_thresholds") if source is not None else None
-    save_aligner(path, params, about, {"search_thresholds": thresholds})
+    if images:
+        save_aligner(path, params, about, {"search_thresholds": thresholds})
+    else:
+        record(path, {"search_thresholds": thresholds})
     return load(path.absolute())
 
 
