@@ -36,8 +36,8 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", metavar="N", type=positive, default=8,
                         help="threads that read files (default 8)")
     parser.add_argument("--search", choices=("none", "fast", "full"),
-                        help="where the picture is looked for: none, as it is; fast, also where the model's aligner finds it "
-                             "(without one, in the turns of a square); full, also near there, and at grids of shifts, "
+                        help="where the picture is looked for: none, as it is; fast, also where the model's aligner finds "
+                             "it (without one, in the turns of a square); full, also near there, and at grids of shifts, "
                              "crops, turns and pages (default: fast if the model has an aligner, else none)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")
     parser.add_argument("--shard-size", metavar="N", type=positive, default=16384,
