@@ -77,30 +77,41 @@ def test_what_is_read_is_a_function_of_the_image_alone(bits):
     assert len(model.read(images[:0], "full")) == 0 and len(together) == 6
 
 
-def foreign_matches(count, search):
-    """Matches of one innocent user's fingerprint with each of many foreign images, and the verdicts over 100 users."""
-    model, rng = LinearModel(), np.random.default_rng(11)
+def foreign(count):
+    """Images of no model: coarse blocks, with noise."""
+    rng = np.random.default_rng(12)
     coarse = rng.integers(0, 256, (count, 4, 4, 3)).repeat(2, axis=1).repeat(2, axis=2)
-    images = np.clip(coarse + rng.normal(0, 12, coarse.shape), 0, 255).astype(np.uint8)
-    read = np.concatenate([model.read(images[i:i + 500], search).logits for i in range(0, count, 500)])
-    # An innocent user's fingerprint is drawn anew for each image: matches with one fixed fingerprint are as biased as the
-    # decoder is.
-    return matches(rng.integers(0, 2, read.shape).astype(np.uint8), read > 0), read
+    return np.clip(coarse + rng.normal(0, 12, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def binomial_p(found, n_bits=64):
+    """The chi-square test's p-value that matches are Binomial(n_bits, 1/2)."""
+    from scipy import stats
+
+    edges = np.r_[-1, np.arange(24, 41), n_bits]
+    expected = len(found) * np.diff(stats.binom.cdf(edges, n_bits, 0.5))
+    assert expected.min() > 5
+    return stats.chisquare(np.histogram(found, edges + 0.5)[0], expected).pvalue
 
 
 @pytest.mark.parametrize("search, count", [
     ("none", 2_000), ("fast", 2_000), ("full", 2_000), pytest.param("full", 10_000, marks=pytest.mark.slow)])
 def test_over_foreign_images_matches_stay_binomial_and_nobody_is_attributed(search, count):
-    from scipy import stats
-
-    found, logits = foreign_matches(count, search)
-    edges = np.r_[-1, np.arange(24, 41), 64]  # cells with expectations above 5
-    expected = count * np.diff(stats.binom.cdf(edges, 64, 0.5))
-    observed = np.histogram(found, edges + 0.5)[0]
-    assert expected.min() > 5 and stats.chisquare(observed, expected).pvalue > 0.01
+    model, images, rng = LinearModel(), foreign(count), np.random.default_rng(13)
+    logits = np.concatenate([model.read(images[i:i + 500], search).logits for i in range(0, count, 500)])
+    # An innocent user's fingerprint for each image: with one for all, matches are as uneven as the decoder is biased.
+    innocents = rng.integers(0, 2, logits.shape).astype(np.uint8)
+    assert binomial_p(matches(innocents, logits > 0)) > 0.01
     registry = issue([f"user {i}" for i in range(100)], 64)
-    verdicts = attribute(logits, registry, 1e-6)
-    assert not any(verdict.users for verdict in verdicts)
+    assert not any(verdict.users for verdict in attribute(logits, registry, 1e-6))
+
+
+def test_a_search_that_asked_the_registry_would_not_leave_matches_binomial():
+    """What the test above would find, if of the poses tried the one were taken that fits a user best."""
+    model, images = LinearModel(), foreign(2_000)
+    innocents = np.random.default_rng(13).integers(0, 2, (2_000, 64)).astype(np.uint8)
+    tried = [model.decode(images, poses=np.tile(pose, (2_000, 1, 1))) for pose in poses.turns()]
+    assert binomial_p(np.max([matches(innocents, logits > 0) for logits in tried], axis=0)) < 1e-9
 
 
 def test_small_p_values_of_innocents_are_as_frequent_as_they_say_whatever_is_searched():
