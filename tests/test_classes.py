@@ -44,7 +44,8 @@ def config(data, **fields):
     return tiny.config(data=data | dict(count=0), network=dict(label_size=3), **fields)
 
 
-def test_subfolders_become_classes_and_stay_beside_their_images(data):
+def test_subfolders_become_classes_and_stay_beside_their_images(data, monkeypatch):
+    monkeypatch.setattr("fpgan.data.sources._CHUNK", 7)
     source = open_source(data, 8)
     assert source.classes == NAMES
     order = np.random.default_rng(0).permutation(60)
@@ -73,7 +74,7 @@ def test_a_set_that_an_older_version_prepared_without_classes_is_prepared_again(
     settings = data | {"data_dir": str(tmp_path)}
     with monkeypatch.context() as patch:
         patch.setattr("fpgan.data.prepare.list_own_images",
-                      lambda path: dataclasses.replace(list_own_images(path), classes=()))
+                      lambda *given: dataclasses.replace(list_own_images(*given), classes=()))
         assert prepare(settings, 8).images == 60
         assert open_source(settings, 8).classes == ()
     report = prepare(settings, 8)

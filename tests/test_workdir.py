@@ -225,6 +225,7 @@ def test_a_fork_keeps_the_state_and_records_where_it_is_from(tmp_path):
 @pytest.mark.parametrize("fields, fork, told", [
     (dict(network=dict(style_size=16)), "parent", "cannot fork .*there network.style_size is 8, here 16"),
     (dict(batch_size=64), "parent", "there batch_size is 32, here 64"),
+    (dict(total_images=96), "parent", "it has seen 128 images, and total_images is 96; .* set more"),
     ({}, "nowhere", "no training run in .*nowhere"),
     ({}, "child", "is the --workdir itself"),
 ])
@@ -235,6 +236,54 @@ def test_what_cannot_be_forked_is_told(tmp_path, fields, fork, told):
     loop.train(config(4), tmp_path / "other")
     with pytest.raises(FpganError, match="holds a run that is no fork of"):
         loop.train(config(4), tmp_path / "other", fork=tmp_path / "parent")
+
+
+def test_a_parent_is_the_same_however_its_path_is_spelt_and_not_needed_any_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loop.train(config(4), "parent")
+    loop.train(config(4), "child", fork="parent/")
+    shutil.rmtree("parent")
+    assert int(loop.train(config(8), "child", fork=tmp_path / "parent").step) == 8
+    assert int(loop.train(config(8), "child").step) == 8
+
+
+def test_a_parent_without_a_checkpoint_is_told(tmp_path):
+    write_config(tmp_path / "parent", config(4))
+    with pytest.raises(FpganError, match="cannot fork .*parent: it has no checkpoint yet"):
+        loop.train(config(4), tmp_path / "child", fork=tmp_path / "parent")
+
+
+@pytest.mark.parametrize("name, content, told", [
+    ("config.json", {"batch_size": "32"}, "batch_size is 32; expected a value of type int, such as 16"),
+    ("config.json", {"optimizer.beta1": None}, "optimizer.beta1 is None; expected a value of type float"),
+    ("config.json", {"optimizer.beta": 1}, "this fpgan does not know 'optimizer.beta'"),
+    ("config.json", {"seed": True}, "seed is True; expected a value of type int"),
+    ("history.json", {"history": 7}, "history is 7; expected a list"),
+    ("history.json", {"history": ["x" * 300]}, "history is .{200}\\.\\.\\.; expected a list"),
+    ("history.json", {"history": [{"from": 3}]}, "expected a list of entries"),
+])
+def test_files_of_a_run_that_were_changed_are_told_in_one_line(tmp_path, name, content, told):
+    write_config(tmp_path, config(4))
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(FpganError, match=told) as error:
+        loop.train(config(4), tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
+
+
+def test_a_run_that_an_older_version_began_goes_on(tmp_path):
+    loop.train(config(4), tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    old = {key: value for key, value in fields.items() if not key.startswith("augment.")} | {"data.resolution": 8}
+    old["objective.discriminator_noise"] = old.pop("objective.instance_noise")
+    old["export.fit_images"] = old.pop("export.readout_images")
+    path.write_text(json.dumps(old))
+    (tmp_path / ".lock").unlink()
+    assert int(loop.train(config(8), tmp_path).step) == 8
+    assert json.loads(path.read_text()).keys() == fields.keys()
+    path.write_text(json.dumps(old | {"objective.discriminator_noise": 0.5}))
+    with pytest.raises(FpganError, match="begun with objective.instance_noise = 0.5, now it is 0.0"):
+        loop.train(config(8), tmp_path)
 
 
 def test_a_fork_without_a_curriculum_has_the_whole_objective(tmp_path):
@@ -250,6 +299,8 @@ def test_a_fork_that_was_killed_before_its_first_save_begins_again(tmp_path):
     parent = loop.train(config(4), tmp_path / "parent")
     loop.train(config(4), tmp_path / "child", fork=tmp_path / "parent")
     shutil.rmtree(tmp_path / "child" / "checkpoints")
+    with pytest.raises(FpganError, match="begun as a fork of .*parent and has no checkpoint yet; give --fork .*parent"):
+        loop.train(config(4), tmp_path / "child")  # which would begin anew under a history of a fork
     assert_same(loop.train(config(4), tmp_path / "child", fork=tmp_path / "parent"), parent)
     assert len(json.loads((tmp_path / "child" / "history.json").read_text())["history"]) == 1
     assert Checkpoints(tmp_path / "child", read_only=True).latest == 4

@@ -123,11 +123,14 @@ class PreparedImages(ImageSource):
         return images
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Reads the classes of these records: integer array [N] to int32 [N]."""
+        """Reads the classes of these records: integer array [N] to int32 [N]; of a whole set, a part at a time."""
         if not self.classes:
             return super().labels(indices)
-        records = self._records.__getitems__([int(index) for index in indices])
-        return np.array([record["label"] for record in records], np.int32)
+        labels = np.empty(len(indices), np.int32)
+        for start in range(0, len(indices), _CHUNK):
+            records = self._records.__getitems__([int(index) for index in indices[start:start + _CHUNK]])
+            labels[start:start + _CHUNK] = [record["label"] for record in records]
+        return labels
 
 
 def open_source(data: Mapping | DataSettings, resolution: int) -> ImageSource:

@@ -15,7 +15,10 @@ from flax.traverse_util import flatten_dict
 
 from fpgan.data.settings import DataSettings
 from fpgan.errors import FpganError
+from fpgan.model.readout import LEAST_FIT
 from fpgan.networks.config import NetworkConfig
+from fpgan.perturbations.sampling import parse_ranges
+from fpgan.training.augment import parse_policy
 
 # Keys of older versions -> keys of today: in overrides, in config files and in the config.json of runs.
 RENAMED = {"objective.discriminator_noise": "objective.instance_noise", "export.fit_images": "export.readout_images",
@@ -143,24 +146,15 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if config.export.readout_images:
-        from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
-
-        if config.export.readout_images < LEAST_FIT:
-            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
-                             "for no fit")
+    if 0 < config.export.readout_images < LEAST_FIT:
+        raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
+                         "for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
     for section in ("objective", "export"):
-        if config[section].perturbations:
-            from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
-
-            parse_ranges(config[section].perturbations)
-    if config.augment.policy:
-        from fpgan.training.augment import parse_policy  # likewise
-
-        parse_policy(config.augment.policy)
+        parse_ranges(config[section].perturbations)
+    parse_policy(config.augment.policy)
     architecture(config)
     return config
 

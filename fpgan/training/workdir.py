@@ -14,7 +14,7 @@ from pathlib import Path
 import ml_collections
 
 from fpgan.data.sources import ImageSource
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, shown
 from fpgan.io.files import write_file
 from fpgan.io.inputs import read_json
 from fpgan.training.checkpoint import last_step
@@ -27,10 +27,10 @@ _SHARED = ("network.", "batch_size")
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-    """Returns the config that a run was begun with, under the keys of today.
+    """Returns the config that a run was begun with, under the keys of today; what an older version lacks has its default.
 
     Raises:
-      FpganError: if the directory holds no run.
+      FpganError: if the directory holds no run, or its config.json is damaged or of a newer version.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
@@ -39,7 +39,11 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     known = flatten(config)
     for key, value in renamed(read_json(path)).items():
         if key not in known:
-            raise FpganError(f"{path}: this fpgan does not know {key!r}; use the version that the run was begun with")
+            raise FpganError(f"{path}: this fpgan does not know {shown(key)!r}; use the version that the run was begun with")
+        kinds = (int, float) if isinstance(known[key], float) else (type(known[key]),)
+        if type(value) not in kinds:
+            raise FpganError(f"{path}: {key} is {shown(value)}; expected a value of type {kinds[-1].__name__}, such as "
+                             f"{known[key]!r}; the file was changed or damaged: restore it")
         set_field(config, key, value)
     return config
 
@@ -65,16 +69,14 @@ def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
     Raises:
       FpganError: if the run there was begun with another one, which would make it another experiment.
     """
-    path, fields = Path(workdir) / "config.json", flatten(config)
-    if not path.exists():
+    if not (Path(workdir) / "config.json").exists():
         return None
-    begun = flatten(default()) | renamed(read_json(path))  # what an older version wrote lacks newer fields
-    differing = [key for key in sorted(begun.keys() | fields.keys())
-                 if begun.get(key) != fields.get(key) and not key.startswith(_FREE)]
+    begun, fields = flatten(read_config(workdir)), flatten(config)
+    differing = [key for key in sorted(fields) if begun[key] != fields[key] and not key.startswith(_FREE)]
     if differing == ["total_images"] and fields["total_images"] > begun["total_images"]:
         return _extension(workdir, begun, fields, extend)
     for key in differing:
-        raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "
+        raise FpganError(f"{workdir} was begun with {key} = {begun[key]!r}, now it is {fields[key]!r}; "
                          "give the old value to continue, another --workdir, or --fork to go on from there in another")
     return None
 
@@ -108,7 +110,8 @@ def check_fork(run: str | os.PathLike, workdir: str | os.PathLike, config: ml_co
       The first entry of the new run's history.
 
     Raises:
-      FpganError: if the other run has another architecture or batch size.
+      FpganError: if the other run has no checkpoint, another architecture or batch size, or has seen more images than this
+        one is to see.
     """
     if Path(run).resolve() == Path(workdir).resolve():
         raise FpganError(f"--fork {run} is the --workdir itself; expected another directory for the new run")
@@ -118,7 +121,13 @@ def check_fork(run: str | os.PathLike, workdir: str | os.PathLike, config: ml_co
     for key, (before, after) in changed.items():
         if key.startswith(_SHARED):
             raise FpganError(f"cannot fork {run}: there {key} is {before!r}, here {after!r}; set the same")
-    entry = {"step": last_step(run), "by": "--fork", "from": os.fspath(run), "changed": changed}
+    step = last_step(run)
+    if step is None:
+        raise FpganError(f"cannot fork {run}: it has no checkpoint yet; leave --fork out to begin anew")
+    if config.total_images < step * config.batch_size:
+        raise FpganError(f"cannot fork {run}: it has seen {step * config.batch_size:,} images, and total_images is "
+                         f"{config.total_images:,}; those are counted, so set more")
+    entry = {"step": step, "by": "--fork", "from": os.fspath(run), "changed": changed}
     history = read_history(run)
     return entry | ({"history": history} if history else {})
 
@@ -137,17 +146,26 @@ def next_history(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
       FpganError: see check_config and check_fork.
     """
     history, entry = read_history(workdir), check_config(workdir, config, extend)
-    if fork and last_step(workdir) is None:
+    begun, origin = last_step(workdir) is not None, history[0].get("from", "") if history else ""
+    if fork and not begun:
         return [check_fork(fork, workdir, config)]
-    if fork and (not history or history[0].get("from") != os.fspath(fork)):
+    if fork and not (origin and Path(origin).resolve() == Path(fork).resolve()):
         raise FpganError(f"{workdir} holds a run that is no fork of {fork}; give another --workdir")
+    if origin and not begun:
+        raise FpganError(f"{workdir} was begun as a fork of {origin} and has no checkpoint yet; give --fork {origin} again, "
+                         "or another --workdir")
     return [*history, entry] if entry else history
 
 
 def read_history(workdir: str | os.PathLike) -> list[dict]:
-    """Returns the history of a run, empty where it went on as it was begun."""
+    """Returns the history of a run, empty where it went on as it was begun; raises FpganError if its file is damaged."""
     path = Path(workdir) / "history.json"
-    return read_json(path).get("history", []) if path.exists() else []
+    history = read_json(path).get("history", []) if path.exists() else []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) and isinstance(entry.get("from", ""), str)
+                                                for entry in history):
+        raise FpganError(f"{path}: history is {shown(history)}; expected a list of entries with a step each: the file was "
+                         "changed or damaged, restore it")
+    return history
 
 
 def write_history(workdir: str | os.PathLike, history: list[dict]) -> None:
