@@ -31,8 +31,8 @@ class Listing:
       path: the folder or zip file, absolute.
       images: names of the files that look like images by their extension, sorted, with / between folders.
       others: names of all other files, sorted; hidden files and macOS resource forks are in neither list.
-      classes: names of the folders at the top, sorted, where every image is in one and there are two or more; else none.
       digest: hex; changes when any image file is added, removed, renamed, rewritten or changes its size.
+      classes: names of the folders at the top, sorted, where every image is in one and there are two or more; else none.
       numbers: of a zip, the number of each image in it.
     """
 
@@ -45,7 +45,11 @@ class Listing:
 
     def label(self, name: str) -> int:
         """Returns the place in `classes` of the class that an image has by its name."""
-        return self.classes.index(name.split("/")[0])
+        return self._places[name.split("/")[0]]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.classes)}
 
 
 @dataclasses.dataclass(frozen=True)
