@@ -151,12 +151,16 @@ def test_what_the_system_says_is_found_in_exceptions_of_libraries():
 
 
 def damage(checkpoint, name, keep):
-    """Cuts short the largest file of a checkpoint that has such a name."""
+    """Cuts short the largest file of a checkpoint that has such a name, or removes a folder of that name."""
+    if (checkpoint / name).is_dir() and not keep:
+        shutil.rmtree(checkpoint / name)
+        return
     path = max((p for p in checkpoint.rglob("*") if p.is_file() and name in p.as_posix()), key=lambda p: p.stat().st_size)
     os.truncate(path, int(keep * path.stat().st_size))
 
 
-@pytest.mark.parametrize("name, keep", [("ocdbt.process_0/d/", 0.5), ("_METADATA", 0.0), ("default/manifest.ocdbt", 0.3)])
+@pytest.mark.parametrize("name, keep", [("ocdbt.process_0/d/", 0.5), ("_METADATA", 0.0), ("default/manifest.ocdbt", 0.3),
+                                        ("default", 0.0)])
 def test_a_checkpoint_cut_short_is_set_aside_and_the_run_goes_on_from_the_one_before(tmp_path, name, keep):
     whole = loop.train(config(12), tmp_path / "whole")
     loop.train(config(8), tmp_path / "run")

@@ -11,7 +11,8 @@ checkpoint stands and ends with the same parameters. SIGTERM saves first.
 
 A run that goes on from the state of another one, with other settings, in a directory of its own:
 
-  fpgan train --config configs/robohash64.py --workdir runs/softer --fork runs/cats objective.consistency=150
+  fpgan train --config configs/robohash64.py --workdir runs/softer --fork runs/cats \\
+      objective.consistency=150
 
 On several hosts start the same command in each. Slurm, Open MPI, TPU pods and Kubernetes Jobs
 tell the processes where they meet; elsewhere say so, with I = 0, 1, ... and process 0 on HOST:

@@ -39,13 +39,16 @@ class Checkpoints:
         writing = dict(preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
                        enable_async_checkpointing=True)
         reading = dict(read_only=True, save_interval_steps=0, create=False)
-        options = ocp.CheckpointManagerOptions(**reading if read_only else writing)
+        self._options = ocp.CheckpointManagerOptions(**reading if read_only else writing)
         self._workdir, self._saving = Path(workdir), None
         self._quiet = contextlib.ExitStack()  # orbax logs what it raises, from threads of its own, over hundreds of lines
         self._quiet.enter_context(quiet_absl(errors=True))
         _ignore_closed_loops()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         with self._telling_of_writes():
-            self._manager = ocp.CheckpointManager(self._workdir.absolute() / "checkpoints", options=options)
+            return ocp.CheckpointManager(self._workdir.absolute() / "checkpoints", options=self._options)
 
     @property
     def latest(self) -> int | None:
@@ -121,7 +124,8 @@ class Checkpoints:
                 place = _set_aside(self._manager.directory, step)
                 report(f"the checkpoint of step {step:,} cannot be read; moved it to {place}, going on from the one before")
             self._agree({})
-            self._manager.reload()
+            self._manager.close()
+            self._manager = self._open()  # orbax takes the layout of all checkpoints from the newest one when it opens them
         return None
 
     def close(self) -> None:
