@@ -267,11 +267,24 @@ def test_a_parent_without_a_checkpoint_is_told(tmp_path):
     ("history.json", {"history": [{"from": 3}]}, "expected a list of entries"),
 ])
 def test_files_of_a_run_that_were_changed_are_told_in_one_line(tmp_path, name, content, told):
-    write_config(tmp_path, config(4))
+    loop.train(config(4), tmp_path)
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(FpganError, match=told) as error:
         loop.train(config(4), tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
+
+
+def test_a_run_that_holds_nothing_yet_takes_new_arguments(tmp_path):
+    decay = dict(decay_images=32 * 4)
+    loop.train(config(8, optimizer=decay), tmp_path)
+    loop.train(config(10, optimizer=decay), tmp_path, extend=True)
+    shutil.rmtree(tmp_path / "checkpoints")
+    settings = config(4, data=dict(count=100), objective=dict(fingerprint=9.0))
+    lines = []
+    assert int(loop.train(settings, tmp_path, lines.append).step) == 4 and not any("continuing" in line for line in lines)
+    assert json.loads((tmp_path / "data.json").read_text())["size"] == 100 and read_history(tmp_path) == []
+    with pytest.raises(FpganError, match="begun with data.count = 100, now it is 64"):
+        loop.train(config(4), tmp_path)
 
 
 def test_a_run_that_an_older_version_began_goes_on(tmp_path):

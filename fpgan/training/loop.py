@@ -178,8 +178,7 @@ def set_up(config, workdir: Path, report: Callable[[str], None], fork: str | Pat
     monitor = open_monitor(config, source)
     if is_main():  # nothing stands in the way of a run any more that could not be mended and tried again
         pin_dataset(workdir, source, labeled=config.network.label_size > 0)
-        if history:
-            write_history(workdir, history)
+        write_history(workdir, history)
         write_config(workdir, config)
     if fork:
         checkpoints.save(state)

@@ -54,7 +54,7 @@ def write_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict) 
 
 
 def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict, extend: bool = False) -> dict | None:
-    """Checks that a used working directory was begun with the same config.
+    """Checks that a used working directory was begun with the same config; one without a checkpoint takes any.
 
     More images than it was begun with are no other experiment as long as its learning rates have not begun to fall.
 
@@ -69,7 +69,7 @@ def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
     Raises:
       FpganError: if the run there was begun with another one, which would make it another experiment.
     """
-    if not (Path(workdir) / "config.json").exists():
+    if last_step(workdir) is None or not (Path(workdir) / "config.json").exists():
         return None
     begun, fields = flatten(read_config(workdir)), flatten(config)
     differing = [key for key in sorted(fields) if begun[key] != fields[key] and not key.startswith(_FREE)]
@@ -151,7 +151,9 @@ def next_history(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
         return [check_fork(fork, workdir, config)]
     if fork and not (origin and Path(origin).resolve() == Path(fork).resolve()):
         raise FpganError(f"{workdir} holds a run that is no fork of {fork}; give another --workdir")
-    if origin and not begun:
+    if not begun and not origin:
+        return []
+    if not begun:
         raise FpganError(f"{workdir} was begun as a fork of {origin} and has no checkpoint yet; give --fork {origin} again, "
                          "or another --workdir")
     return [*history, entry] if entry else history
@@ -169,20 +171,24 @@ def read_history(workdir: str | os.PathLike) -> list[dict]:
 
 
 def write_history(workdir: str | os.PathLike, history: list[dict]) -> None:
-    """Writes the history of a run."""
-    _write_json(Path(workdir) / "history.json", {"history": history})
+    """Writes the history of a run; one that goes on as it was begun has no such file."""
+    path = Path(workdir) / "history.json"
+    if history:
+        _write_json(path, {"history": history})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def pin_dataset(workdir: str | os.PathLike, source: ImageSource, labeled: bool = False) -> None:
     """Notes in WORKDIR/data.json what the run learns from, its classes too if asked, or checks that it is still the same.
 
     Raises:
-      FpganError: if the number of images has changed, and with it their order, or if the classes have.
+      FpganError: if there is a checkpoint, and the number of images, and with it their order, has changed, or the classes.
     """
     path = Path(workdir) / "data.json"
     data = {"name": source.name, "licence": source.licence, "size": len(source)}
     data |= {"classes": list(source.classes)} if labeled else {}
-    begun = read_json(path) if path.exists() else data
+    begun = read_json(path) if path.exists() and last_step(workdir) is not None else data
     if begun.get("size") != data["size"]:
         raise FpganError(f"{workdir} was begun with {begun.get('size')} images, now there are {data['size']}; "
                          "restore them to continue, or give another --workdir")
