@@ -209,7 +209,8 @@ def test_verdicts_with_and_without_a_calibrated_threshold():
     assert sure[3].log10_p <= 0
     hard = attribute(logits > 0, registry, evenness_threshold=0.9)  # bits alone have no evenness
     assert [v.kind for v in hard] == [v.kind for v in alone] and hard[:3] == [
-        dataclasses.replace(v, log10_p=h.log10_p, named=h.named) for v, h in zip(alone[:3], hard[:3], strict=True)]
+        dataclasses.replace(v, log10_p=h.log10_p, score=h.score, named=h.named)
+        for v, h in zip(alone[:3], hard[:3], strict=True)]
     assert [v.log10_p for v in hard[:3]] == pytest.approx([v.log10_p for v in alone[:3]], rel=1e-12)  # all equally sure
 
 
