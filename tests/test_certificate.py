@@ -189,6 +189,18 @@ def test_proofs_and_heads_through_the_command_line(desk, tmp_path, capsys):
     run("registry", "verify", desk / "r", "--head", tmp_path / "old.json", code=1)
 
 
+def test_nobody_is_issued_or_revoked_when_the_key_is_another(desk, tmp_path, capsys):
+    ledger.create_signing_key(tmp_path / "other.pem")
+    (tmp_path / "users.csv").write_text(f"user,fingerprint\neve,{'5a' * 16}\n")
+    with Database(desk / "r") as base:
+        size = base.size
+        for command in (["issue", desk / "r", "--user", "eve"], ["revoke", desk / "r", "--user", "bob"],
+                        ["import", desk / "r", "--csv", tmp_path / "users.csv"]):
+            run("registry", *command, "--signing-key", tmp_path / "other.pem", code=2)
+            assert "give the key that the registry was made with" in capsys.readouterr().err
+        assert base.size == size
+
+
 def test_sqlite_and_csv_registries_are_told_apart_by_their_first_bytes(desk, tmp_path, capsys):
     run("registry", "export", desk / "r", "--out", tmp_path / "users.csv")
     for registry in (tmp_path / "users.csv", desk / "r"):

@@ -137,6 +137,7 @@ def test_releases_make_an_inventory(base):
 def test_a_verifiers_copy_answers_the_same_and_takes_nothing(base, tmp_path):
     base.issue(["alice", "bob"])
     base.copy(tmp_path / "copy.sqlite")
+    assert all(os.stat(path).st_mode & 0o777 == 0o600 for path in (base.path, tmp_path / "copy.sqlite"))
     os.chmod(tmp_path / "copy.sqlite", 0o400)
     with database.Database(tmp_path / "copy.sqlite") as copy:
         assert copy.role == "verifier" and copy.id == base.id
@@ -159,6 +160,21 @@ def test_what_is_no_registry_is_refused_in_one_line(tmp_path, base):
         with pytest.raises(FpganError, match=message):
             database.Database(tmp_path / name)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("damage, message", [
+    ("DELETE FROM codes WHERE block = 0", "damaged at its block 0"),
+    ("UPDATE codes SET packed = substr(packed, 1, 4096) WHERE block = 1", "damaged at its block 1"),
+    ("UPDATE facts SET value = 'many' WHERE name = 'n_bits'", "n_bits is many; expected a whole number"),
+    ("DELETE FROM facts WHERE name = 'secret'", "secret is missing"),
+    ("DELETE FROM facts WHERE name = 'id'", "no field 'id'"), ("DROP TABLE facts", "is it a registry, whole")])
+def test_a_damaged_file_names_nobody(base, damage, message):
+    base.issue([f"u{i}" for i in range(tables.BLOCK + 3)])
+    with sqlite3.connect(base.path) as connection:
+        connection.executescript(damage)
+    connection.close()
+    with pytest.raises(FpganError, match=message):
+        database.Database(base.path).registry()
 
 
 def test_a_head_is_signed_and_proves_what_was_registered(base, tmp_path):

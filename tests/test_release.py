@@ -198,6 +198,8 @@ def test_who_is_revoked_or_unknown_gets_nothing(provider, tmp_path, capsys):
         command = ["release", "--registry", str(provider / "registry.sqlite"), "--out"]
         assert main([*command, str(tmp_path / "x"), *arguments]) == 2
         assert message in capsys.readouterr().err
+    run(*command, tmp_path / "anyway", "--user", "mallory", "--allow-revoked", "--formats", "none")
+    assert "instance of robohash32 for mallory" in capsys.readouterr().out
     assert main([*command, str(tmp_path), "--user", "alice"]) == 2
     assert "exists" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
@@ -209,6 +211,27 @@ def test_a_csv_registry_keeps_its_inventory_beside_it(provider, tmp_path):
     assert release["user"] == "alice" and "generator.safetensors" in release["sha256"]
     first, second = (load_file(folder / "generator.safetensors") for folder in (tmp_path / "a", provider / "for-alice"))
     assert all((first[name] == second[name]).all() for name in second)
+
+
+def test_nothing_is_handed_out_that_is_not_in_the_log(provider, tmp_path, capsys):
+    run("registry", "export", provider / "registry.sqlite", "--out", tmp_path / "copy")
+    arguments = ["release", "--user", "alice", "--registry", tmp_path / "copy", "--out", tmp_path / "a", "--formats", "none"]
+    assert main(list(map(str, arguments))) == 2
+    assert "read only" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@pytest.mark.parametrize("change", [{"widths": []}, {"widths": "many"}, {"resolution": 64}, {"noise": "much"}, {"extra": 1}])
+def test_an_instance_whose_config_says_something_else_is_refused(tmp_path, change):
+    from fpgan.errors import FpganError
+    from fpgan.model.instance import make_instance, write_instance
+
+    write_instance(make_instance(load(), Fingerprint.random()), tmp_path / "i", "alice", formats=())
+    assert (tmp_path / "i").stat().st_mode & 0o777 == 0o700
+    config = json.loads((tmp_path / "i" / "config.json").read_text())
+    config["generator"] |= change
+    (tmp_path / "i" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FpganError, match="damaged|does not fit"):
+        load_instance(tmp_path / "i")
 
 
 @pytest.mark.parametrize("damage", ["config.json", "generator.safetensors"])

@@ -82,11 +82,17 @@ def sign_head(database, key) -> dict:
     Raises:
       FpganError: the key of somebody else, or a registry that was made without one.
     """
-    if database.public_key != ledger.public_key(key):
-        raise FpganError(f"{database.path}: its heads are signed with the key {database.public_key}, this one is "
-                         f"{ledger.public_key(key)}; give the key that it was made with (fpgan registry init --signing-key)")
+    check_key(database, key)
     head = ledger.signed(unsigned_head(database) | {"time": utc(int(clock.time()))}, key)
     return database.add_head(head)
+
+
+def check_key(database, key) -> None:
+    """Raises FpganError if heads of a registry are not signed with this private key."""
+    if database.public_key != ledger.public_key(key):
+        signed = "cannot be signed" if database.public_key is None else f"are signed with the key {database.public_key}"
+        raise FpganError(f"{database.path}: its heads {signed}, this one is {ledger.public_key(key)}; give the key that the "
+                         "registry was made with (fpgan registry init --signing-key)")
 
 
 def unsigned_head(database, size: int | None = None) -> dict:

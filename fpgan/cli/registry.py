@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from fpgan.cli.terminal import positive
 from fpgan.errors import FpganError, printable
 
 EXAMPLE = """\
@@ -46,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--signing-key", metavar="FILE", required=required, help=what)
 
     make = command("init", "make an empty registry")
-    make.add_argument("--bits", metavar="N", type=int, default=128, help="length of the fingerprints (default 128)")
+    make.add_argument("--bits", metavar="N", type=positive, default=128, help="length of the fingerprints (default 128)")
     sign(make, "the provider's private key (PEM); made if it is not there")
     issue = command("issue", "issue fingerprints to users")
     issue.add_argument("--user", metavar="ID", action="append", default=[], help="a user id; may be repeated")
     issue.add_argument("--users", metavar="FILE", help="a file of user ids, one per line")
-    issue.add_argument("--count", metavar="N", type=int, help="or so many users with numbers as ids, see --prefix")
+    issue.add_argument("--count", metavar="N", type=positive, help="or so many users with numbers as ids, see --prefix")
     issue.add_argument("--prefix", metavar="TEXT", default="user-", help="what the ids of --count begin with")
     issue.add_argument("--key-file", metavar="FILE", help="derive the fingerprints from this secret; else they are random")
     issue.add_argument("--skip-known", action="store_true", help="pass over users who are there, instead of refusing them")
@@ -101,17 +103,16 @@ def _init(args: argparse.Namespace) -> int:
 def _issue(args: argparse.Namespace) -> int:
     from fpgan.attribution.csv_store import read_users
     from fpgan.attribution.key_store import read_key
-    from fpgan.attribution.stores import open_database
 
     if bool(args.user or args.users) == (args.count is not None):
         raise FpganError("expected either users (--user, --users) or --count N")
     key = read_key(args.key_file) if args.key_file else None
-    with open_database(args.registry) as database:
+    with _changing(args) as database:
         count = 0
         for users in _parts(args, len(database), read_users):
             count += database.issue(users, key, skip_known=args.skip_known)
         print(f"{args.registry}: {count} users issued, {len(database)} in all")
-        return _signed(args, database)
+    return 0
 
 
 def _parts(args: argparse.Namespace, first: int, read_users) -> Iterator[list[str]]:
@@ -128,24 +129,28 @@ def _parts(args: argparse.Namespace, first: int, read_users) -> Iterator[list[st
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    from fpgan.attribution.stores import open_database
-
-    with open_database(args.registry) as database:
+    with _changing(args) as database:
         for user in args.user:
             database.revoke(user, args.why)
             print(f"{args.registry}: {printable(user)} is revoked")
-        return _signed(args, database)
+    return 0
 
 
-def _signed(args: argparse.Namespace, database) -> int:
-    """Signs a head if that was asked for."""
-    from fpgan.attribution.proofs import sign_head
+@contextlib.contextmanager
+def _changing(args: argparse.Namespace) -> Iterator:
+    """Opens the registry for a change, and signs a head afterwards if that is asked for; the key is checked before."""
+    from fpgan.attribution.proofs import check_key, sign_head
+    from fpgan.attribution.stores import open_database
     from fpgan.io.ledger import read_signing_key
 
-    if args.signing_key:
-        head = sign_head(database, read_signing_key(args.signing_key))
-        print(f"head of {head['size']} entries signed: root {head['root']}")
-    return 0
+    with open_database(args.registry) as database:
+        key = read_signing_key(args.signing_key) if args.signing_key else None
+        if key is not None:
+            check_key(database, key)
+        yield database
+        if key is not None:
+            head = sign_head(database, key)
+            print(f"head of {head['size']} entries signed: root {head['root']}")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -167,13 +172,12 @@ def _list(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from fpgan.attribution.csv_store import read
-    from fpgan.attribution.stores import open_database
 
-    with open_database(args.registry) as database:
+    with _changing(args) as database:
         given = read(args.csv, database.n_bits)
         database.issue(given.users, fingerprints=given.packed)
         print(f"{args.registry}: {len(given)} users added, {len(database)} in all")
-        return _signed(args, database)
+    return 0
 
 
 def _export(args: argparse.Namespace) -> int:

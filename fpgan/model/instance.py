@@ -34,7 +34,7 @@ from fpgan.io.images import to_uint8
 from fpgan.io.inputs import read_json
 from fpgan.model.model import Model, check_seeds
 from fpgan.model.programs import draw_latent, in_batches
-from fpgan.networks.folding import FoldedConfig, fold, folded_generator
+from fpgan.networks.folding import NOISE, FoldedConfig, fold, folded_generator
 
 FORMAT, FORMAT_VERSION = "fpgan instance", 1
 FORMATS = ("stablehlo", "onnx")
@@ -97,7 +97,7 @@ def make_instance(model: Model, fingerprint: Fingerprint, label: int | None = No
 def write_instance(instance: Instance, path: str | os.PathLike, user: str, licence: str | None = None,
                    formats: Sequence[str] = FORMATS,
                    record: Callable[[dict[str, str]], None] = lambda hashes: None) -> dict[str, str]:
-    """Writes the directory, at once or not at all.
+    """Writes the directory, which its owner alone can enter, at once or not at all.
 
     Args:
       instance: the folded generator.
@@ -124,7 +124,6 @@ def write_instance(instance: Instance, path: str | os.PathLike, user: str, licen
         try:
             for name, content in files.items():
                 (temporary / name).write_bytes(content)
-            temporary.chmod(0o755)
             record(hashes)
             os.rename(temporary, path)
         finally:
@@ -149,9 +148,11 @@ def load_instance(path: str | os.PathLike) -> Instance:
         config = FoldedConfig(**fields | {"widths": tuple(fields["widths"])})
         with safe_open(file, "numpy") as arrays:
             weights = {name: arrays.get_tensor(name) for name in arrays.keys()}
-    except (KeyError, TypeError, OSError, SafetensorError) as error:
+        expected = {name: (shape, "float32") for name, shape in config.shapes.items()}
+        fits = config.resolution == 2 << len(config.widths) and config.noise in NOISE
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, SafetensorError) as error:
         raise FpganError(f"{path} is damaged ({reason(error)}); ask the provider for another copy") from error
-    if {name: array.shape for name, array in weights.items()} != config.shapes:
+    if not fits or {name: (array.shape, array.dtype.name) for name, array in weights.items()} != expected:
         raise FpganError(f"{file} does not fit its config.json; ask the provider for another copy")
     return Instance(config, weights, info)
 
@@ -179,7 +180,7 @@ def _files(instance: Instance, user: str, licence: str | None, formats: Sequence
               "NOISE": f", noise float32 [B, {instance.config.noise_size}] of N(0, 1)" if instance.config.noise_size else ""}
     card = _chosen((_TEXTS / "README.md").read_text(), formats or ["none"])
     files["README.md"] = _filled(card, values).encode()
-    files["LICENSE"] = (licence or _filled((_TEXTS / "LICENSE").read_text(), values)).encode()
+    files["LICENSE"] = (_filled((_TEXTS / "LICENSE").read_text(), values) if licence is None else licence).encode()
     return files
 
 

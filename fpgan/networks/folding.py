@@ -23,6 +23,7 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.networks.layers import conv, leaky_relu
 from fpgan.networks.resampling import conv_up
 
+NOISE = ("random", "maps", "none")  # see FoldedConfig.noise
 _EPSILON = 1e-8  # of the demodulation, as in layers.modulated_conv
 
 
