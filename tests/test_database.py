@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,34 @@ def test_a_damaged_file_names_nobody(base, damage, message):
     connection.close()
     with pytest.raises(FpganError, match=message):
         database.Database(base.path).registry()
+
+
+def test_a_file_with_damage_anywhere_is_told_in_a_line_or_found_by_the_audit_or_whole(base, tmp_path):
+    base.issue([f"u{i}" for i in range(300)])
+    base.revoke("u3")
+    base.record_release("u4", {"model": "m"})
+    users, packed = list(base.registry().users), base.registry().packed
+    base.close()
+    whole, rng, ends = Path(base.path).read_bytes(), np.random.default_rng(0), []
+    for i in range(90):
+        content = bytearray(whole)
+        page = int(rng.integers(1, len(whole) // 4096)) * 4096
+        for place in page + rng.integers(0, (4096, 100)[i % 2], 1 + i % 5):
+            content[place] = rng.integers(256)
+        path = tmp_path / f"damaged{i}"
+        path.write_bytes(content[:int(rng.integers(16, len(whole)))] if i % 9 == 8 else content)
+        try:
+            with database.Database(path) as damaged:
+                list(damaged.rows()), list(damaged.releases()), damaged.select(["u3", "u299"]), damaged.heads()
+                found = damaged.registry()
+                ends.append("found" if list(proofs.audit(damaged)) else "whole")
+                if ends[-1] == "whole":  # bytes that nobody reads
+                    assert list(found.users) == users and found.revoked.keys() == {"u3"}
+                    np.testing.assert_array_equal(found.packed, packed)
+        except FpganError as error:
+            assert "\n" not in str(error)
+            ends.append("told")
+    assert min(map(ends.count, ("told", "found", "whole"))) > 5, ends
 
 
 def test_a_head_is_signed_and_proves_what_was_registered(base, tmp_path):

@@ -95,17 +95,17 @@ class Database:
           count: the first so many users; all of them by default.
         """
         count = len(self) if count is None else count
-        revoked = self._connection.execute("SELECT user, time FROM users JOIN entries ON number = revoked "
-                                           "WHERE revoked IS NOT NULL AND users.place < ?", (count,))
-        return Registry(_Names(self, count), self._codes(0, count), self.n_bits,
-                        {user: proofs.utc(time) for user, time in revoked})
+        with self._telling(*tables.ODD_VALUES):
+            found = self._rows("SELECT user, time FROM users JOIN entries ON number = revoked "
+                               "WHERE revoked IS NOT NULL AND users.place < ?", count)
+            revoked = {user: proofs.utc(time) for user, time in found}
+        return Registry(_Names(self, count), self._codes(0, count), self.n_bits, revoked)
 
     def select(self, users: Sequence[str]) -> Registry:
         """Returns the registry of these users alone, in this order; refuses unknown or repeated ones."""
         refuse_repeated(users)
-        found = self._connection.execute("SELECT place FROM json_each(?) JOIN users ON user = value ORDER BY json_each.key",
-                                         (json.dumps(list(users)),))
-        places = [place for place, in found]
+        places = [place for place, in self._rows(
+            "SELECT place FROM json_each(?) JOIN users ON user = value ORDER BY json_each.key", json.dumps(list(users)))]
         if len(places) < len(users):
             self.place(self.missing(users)[0])  # raises
         needed = {place // BLOCK for place in places}
@@ -125,14 +125,15 @@ class Database:
 
     def missing(self, users: Sequence[str]) -> list[str]:
         """Returns those of the users who are not in the registry."""
-        return [user for user, in self._connection.execute(
+        return [user for user, in self._rows(
             "SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM users WHERE user = value)",
-            (json.dumps(list(users)),))]
+            json.dumps(list(users)))]
 
     def revoked(self, user: str) -> str | None:
         """Returns when a user was revoked, or None."""
         time = self._one("SELECT time FROM users JOIN entries ON number = revoked WHERE user = ?", user)
-        return None if time is None else proofs.utc(time)
+        with self._telling(*tables.ODD_VALUES):
+            return None if time is None else proofs.utc(time)
 
     def issue(self, users: Iterable[str], key: bytes | None = None, fingerprints: np.ndarray | None = None,
               skip_known: bool = False) -> int:
@@ -179,37 +180,39 @@ class Database:
     def releases(self, user: str | None = None) -> Iterator[dict]:
         """Yields the inventory, the instances that were handed out: user, time, and what was recorded."""
         query = "SELECT user, time, detail FROM entries JOIN users USING (place) WHERE kind = 'release'"
-        rows = (self._connection.execute(f"{query} ORDER BY number") if user is None else
-                self._connection.execute(f"{query} AND users.place = ? ORDER BY number", (self.place(user),)))
-        for name, time, detail in rows:
-            yield {"user": name, "time": proofs.utc(time)} | json.loads(detail)
+        rows = (self._rows(f"{query} ORDER BY number") if user is None else
+                self._rows(f"{query} AND users.place = ? ORDER BY number", self.place(user)))
+        with self._telling(*tables.ODD_VALUES):
+            for name, time, detail in rows:
+                yield {"user": name, "time": proofs.utc(time)} | json.loads(detail)
 
     def rows(self) -> Iterator[dict]:
         """Yields all users in order: user, fingerprint (hexadecimal digits), n_bits, issued and revoked (UTC, or None)."""
         count = len(self)
-        found = self._connection.execute(
+        found = self._rows(
             "SELECT user, first.time, last.time FROM users JOIN entries first ON first.number = issued "
             "LEFT JOIN entries last ON last.number = revoked ORDER BY users.place")
-        for start in range(0, count, BLOCK):
-            for code in self._codes(start, min(start + BLOCK, count)):
-                user, issued, revoked = next(found)
+        codes = (code for start in range(0, count, BLOCK) for code in self._codes(start, min(start + BLOCK, count)))
+        with self._telling(*tables.ODD_VALUES):
+            for (user, issued, revoked), code in zip(found, codes, strict=True):
                 fingerprint = proofs.issue_detail(code.tobytes(), self.n_bits)["fingerprint"]
                 yield {"user": user, "fingerprint": fingerprint, "issued": proofs.utc(issued),
                        "revoked": None if revoked is None else proofs.utc(revoked)}
 
     def entries(self, first: int = 0, user: str | None = None) -> Iterator[dict]:
         """Yields the entries of the log as they are hashed, from a number on; those of all users, or of one."""
-        where, values = ("number >= ?", (first,)) if user is None else ("place = ?", (self.place(user),))
+        where, value = ("number >= ?", first) if user is None else ("place = ?", self.place(user))
+        found = self._rows("SELECT number, kind, place, time, detail, user FROM entries JOIN users USING (place) "
+                           f"WHERE {where} ORDER BY number", value)
         block, packed = -1, None
-        for number, kind, place, time, detail, name in self._connection.execute(
-                f"SELECT number, kind, place, time, detail, user FROM entries JOIN users USING (place) WHERE {where} "
-                "ORDER BY number", values):
-            if kind == "issue" and place // BLOCK != block:
-                block = place // BLOCK
-                packed = self._codes(block * BLOCK, (block + 1) * BLOCK)
-            known = (proofs.issue_detail(packed[place % BLOCK].tobytes(), self.n_bits) if kind == "issue" else
-                     json.loads(detail))
-            yield proofs.entry(self._facts["secret"], number, kind, name, time, known)
+        with self._telling(*tables.ODD_VALUES):
+            for number, kind, place, time, detail, name in found:
+                if kind == "issue" and place // BLOCK != block:
+                    block = place // BLOCK
+                    packed = self._codes(block * BLOCK, (block + 1) * BLOCK)
+                known = (proofs.issue_detail(packed[place % BLOCK].tobytes(), self.n_bits) if kind == "issue" else
+                         json.loads(detail))
+                yield proofs.entry(self._facts["secret"], number, kind, name, time, known)
 
     def tile(self, level: int, number: int) -> bytes:
         """Reads a tile of the tree, see io/ledger.py."""
@@ -217,7 +220,8 @@ class Database:
 
     def heads(self) -> list[dict]:
         """Returns the signed heads, the oldest first."""
-        return [json.loads(text) for text, in self._connection.execute("SELECT document FROM heads ORDER BY size")]
+        with self._telling(*tables.ODD_VALUES):
+            return [json.loads(text) for text, in self._rows("SELECT document FROM heads ORDER BY size")]
 
     def add_head(self, document: dict) -> dict:
         """Keeps a signed head, and returns the one that is kept for this size: the first."""
@@ -232,15 +236,12 @@ class Database:
 
     def damage(self) -> Iterator[str]:
         """Yields what is wrong with the tables, apart from what the log's hashes show."""
-        with self._telling():
-            for text, in self._connection.execute("PRAGMA integrity_check"):
-                if text != "ok":
-                    yield f"the file is damaged: {text}"
-            for user, in self._connection.execute(
-                    "SELECT user FROM users LEFT JOIN entries AS first ON first.number = issued AND first.kind = 'issue' "
-                    "AND first.place = users.place LEFT JOIN entries AS last ON last.kind = 'revoke' "
-                    "AND last.place = users.place WHERE first.number IS NULL OR last.number IS NOT revoked LIMIT 10"):
-                yield f"the row of {user!r} does not agree with the log"
+        yield from (f"the file is damaged: {text}" for text, in self._rows("PRAGMA integrity_check") if text != "ok")
+        for user, in self._rows(
+                "SELECT user FROM users LEFT JOIN entries AS first ON first.number = issued AND first.kind = 'issue' "
+                "AND first.place = users.place LEFT JOIN entries AS last ON last.kind = 'revoke' "
+                "AND last.place = users.place WHERE first.number IS NULL OR last.number IS NOT revoked LIMIT 10"):
+            yield f"the row of {user!r} does not agree with the log"
 
     def copy(self, path: str | os.PathLike) -> None:
         """Writes a whole copy for a verifier: one file with the same log, read only."""
@@ -260,15 +261,16 @@ class Database:
 
     def _one(self, query: str, *values):
         """Returns the first value of the first row, or None."""
-        row = self._connection.execute(query, values).fetchone()
+        with self._telling():
+            row = self._connection.execute(query, values).fetchone()
         return None if row is None else row[0]
 
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise FpganError(f"{self.path}: {error}; is it a registry, whole, and on a local disk?") from error
+    def _rows(self, query: str, *values) -> Iterator[tuple]:
+        with self._telling():
+            yield from map(tuple, self._connection.execute(query, values))  # map, so that no cursor outlives the connection
+
+    def _telling(self, *more: type[Exception]) -> contextlib.AbstractContextManager:
+        return tables.telling(self.path, *more)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -285,7 +287,8 @@ class Database:
             self._connection.commit()
 
     def _codes(self, start: int, stop: int) -> np.ndarray:
-        return tables.read_codes(self._connection, self.n_bits, start, stop)
+        with self._telling():
+            return tables.read_codes(self._connection, self.n_bits, start, stop)
 
     def _fingerprints(self, users: Sequence[str], key: bytes | None) -> np.ndarray:
         """Draws or derives fingerprints that nobody has: uint8 [N, bytes]."""
@@ -342,5 +345,5 @@ class _Names(Sequence):
         return self._database._one("SELECT user FROM users WHERE place = ?", place)
 
     def __iter__(self) -> Iterator[str]:
-        rows = self._database._connection.execute("SELECT user FROM users WHERE place < ? ORDER BY place", (self._count,))
+        rows = self._database._rows("SELECT user FROM users WHERE place < ? ORDER BY place", self._count)
         return (user for user, in rows)

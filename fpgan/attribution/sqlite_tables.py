@@ -9,14 +9,16 @@ import contextlib
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterator
 
 import numpy as np
 
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, reason, shown
 from fpgan.fingerprint import MAX_BITS, MIN_BITS
 from fpgan.io.inputs import Field, check_fields, open_regular
 
 PROVIDER, VERIFIER = "provider", "verifier"
+ODD_VALUES = (ValueError, TypeError, KeyError, OverflowError, OSError)  # what columns give that hold something else
 BLOCK = 4096  # users whose fingerprints lie in one blob
 APPLICATION, VERSION = 0x6670_6772, 1  # "fpgr" and the format, in the header of the file
 _WAIT_SECONDS = 300  # for another process that writes
@@ -39,6 +41,16 @@ _FACTS = {"n_bits": Field(int, MIN_BITS, MAX_BITS), "role": Field(str, choices=(
           "id": Field(str, 32, 32), "created": Field(int), "public_key": Field(str, 64, 64, optional=True)}
 _CERTAIN_BITS = 96  # so many random bits are distinct among 10^7 users, but for a probability of 2^-50
 _BLOCKS_AT_ONCE = 256
+
+
+@contextlib.contextmanager
+def telling(path: str | os.PathLike, *more: type[Exception]) -> Iterator[None]:
+    """Turns an error of SQLite into a FpganError that names the file; and `more`, for instance ODD_VALUES."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeDecodeError, *more) as error:
+        raise FpganError(f"{os.fspath(path)}: {shown(reason(error))}; is it a registry, whole, and on a local disk?"
+                         ) from error
 
 
 def is_sqlite(path: str | os.PathLike) -> bool:

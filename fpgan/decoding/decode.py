@@ -90,9 +90,12 @@ class DecodeJob:
         settings = {"model": self.model.hash, "batch_size": self.batch_size}
         if self.registry is None:
             return settings
-        users = "\n".join(user or "" for user in self.registry.users).encode()
-        revoked = repr(sorted(self.registry.revoked.items())).encode() if self.registry.revoked else b""
-        digest = hashlib.sha256(users + b"\0" + self.registry.packed.tobytes() + revoked)
+        digest = hashlib.sha256()
+        for place, user in enumerate(self.registry.users):  # which may be millions in a file
+            digest.update((f"\n{user or ''}" if place else user or "").encode())
+        digest.update(b"\0" + self.registry.packed.tobytes())
+        if self.registry.revoked:
+            digest.update(repr(sorted(self.registry.revoked.items())).encode())
         return settings | {"users": len(self.registry), "registry_sha256": digest.hexdigest(),
                            "false_positive_rate": self.false_positive_rate,
                            "evenness_threshold": self.evenness_threshold}
