@@ -238,11 +238,13 @@ def test_an_image_is_hashed_as_it_was_decoded_wherever_it_lies(desk, tmp_path):
 
     with zipfile.ZipFile(tmp_path / "found.zip", "w") as archive:
         archive.write(desk / "found" / "a.png", "deep/a.png")
+        archive.write(desk / "found" / "noise.png", "a.png")
     run("attribute", tmp_path / "found.zip", "--registry", desk / "r", "--certificate", tmp_path / "c.json",
         "--signing-key", desk / "provider.pem")
-    image, = json.loads((tmp_path / "c.json").read_text())["images"]
+    noise, image = json.loads((tmp_path / "c.json").read_text())["images"]
+    assert (noise["file"], image["file"]) == ("a.png", "deep/a.png")
     content = (desk / "found" / "a.png").read_bytes()
-    assert image["sha256"] == hashlib.sha256(content).hexdigest() and image["file"] == "a.png"
+    assert image["sha256"] == hashlib.sha256(content).hexdigest() != noise["sha256"]
     assert image["pixels_sha256"] == certificate_of(desk)["images"][0]["pixels_sha256"]
 
 

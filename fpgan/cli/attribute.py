@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpgan.cli.options import add_instance_arguments, registry_of
@@ -122,10 +122,13 @@ def _certify(args: argparse.Namespace, model: Model) -> int:
 
         def keep(row) -> None:
             if row.logits is not None:
-                images.append(certificate.image_entry(Path(row.file).name, row.sha256, row.pixels_sha256, row.resized,
+                images.append(certificate.image_entry(os.path.abspath(row.file), row.sha256, row.pixels_sha256, row.resized,
                                                       row.logits, row.verdict))
 
         code = read_images("attribute", job, args, [keep])
+        if images:  # paths from where all of them lie: no more of the analyst's machine, and no name twice
+            folder = os.path.commonpath([os.path.dirname(image["file"]) for image in images])
+            images = [image | {"file": os.path.relpath(image["file"], folder)} for image in images]
         facts = provenance("fpgan attribute", ("cryptography",))
         document = certificate.certify(images, model=model_facts(model), database=database, head=head,
                                        false_positive_rate=args.fpr, evenness_threshold=job.evenness_threshold,
