@@ -131,4 +131,5 @@ def test_a_meeting_place_that_is_in_use_is_named(tmp_path):
 
 def test_processes_with_different_settings_are_refused(tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, own=lambda i: [f"seed={i}"]))
-    assert codes == [2, 2] and f"process 1 ({socket.gethostname()}) has seed = 1, process 0 has 0" in only_message(output)
+    assert codes == [2, 2]
+    assert f"process 1 ({socket.gethostname()}): seed is 1 here and 0 in process 0;" in only_message(output)
