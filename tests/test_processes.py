@@ -91,6 +91,20 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(calm, tmp_path, 
     assert_alike(light_state(tmp_path), calm)
 
 
+def test_a_process_that_hangs_ends_the_run_by_jax_itself(tmp_path):
+    waiting, hanging = processes = start(LIGHT, tmp_path, 2, 1, *LONG, FAULT="1 5 hang")
+    try:
+        waiting.wait(timeout=300)
+        ended = time.time()
+    finally:
+        hanging.kill()
+        codes, output = finish(processes)
+    assert codes[0] == -6 and "unhealthy (stopped sending heartbeats)" in output[0], output
+    took = ended - float(output[1].split("struck at ")[1].split()[0])
+    print(f"process 1 of 2 hung: the other ended after {took:.0f} s")
+    assert took < 60
+
+
 def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm, tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 2, *LONG, FAULT="1 5 terms", PACE="0.1"))
     assert codes == [0, 0] and "stopped at step " in output[0] and "Traceback" not in output[0] + output[1], output
