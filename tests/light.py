@@ -3,7 +3,7 @@
     FAULT="1 5 kill" python light.py train ...
 
 In process 1, before step 5 begins: kill (SIGKILL), hang (SIGSTOP), term (SIGTERM), terms (SIGTERM, and Ctrl-C soon after),
-error (a user's error), bug (another exception) or disk (of OSError's kind). "data" instead of a step means: while the data is opened.
+error (a user's error), bug (another exception) or disk (of OSError's kind). "data" as the step: while the data is opened.
 """
 
 import os
