@@ -1,7 +1,7 @@
 """Why fpgan does not leave the end of a run to JAX's coordination service: what the service does when it is left alone.
 
-Each of these is a reason for something in process_group.py, runtime.py or preemption.py; where one fails with a newer JAX, that
-something may have become superfluous. `pytest -m slow -s tests/test_jax_service.py` prints the times of docs/processes.md.
+Each of these is a reason for something in process_group.py, runtime.py or preemption.py; where one fails with a newer JAX,
+that may have become superfluous. `pytest -m slow -s tests/test_jax_service.py` prints the times of docs/processes.md.
 """
 
 import os
