@@ -76,7 +76,8 @@ def test_only_what_goes_to_and_from_main_memory_is_traffic():
 
 def row(**changes):
     return {"flops": 197e9, "batch": 8, "traffic": {"bytes": 819e5},
-            "collectives": {"all-reduce": {"count": 1, "bytes": 10**6}}, "cycles": {"a": 2_000_000, "b": 1_006_164}} | changes
+            "collectives": {"all-reduce": {"count": 1, "bytes": 10**6}},
+            "cycles": {"a": 2_000_000, "b": 1_006_164}} | changes
 
 
 def test_a_bound_by_hand():

@@ -155,7 +155,7 @@ def _lower_decode(network: NetworkConfig, where, batch: int):
     return decode_program(network).lower(_params(network, "decoder", where), images)
 
 
-def compile_cached(candidate: Candidate, slice_: Slice, batch: int, cache: Path, label: str) -> dict:
+def compile_cached(candidate: Candidate, slice_: Slice, batch: int, cache: Path) -> dict:
     """Compiles a program, or reads from the cache what the compiler said of it before.
 
     Args:
@@ -163,7 +163,6 @@ def compile_cached(candidate: Candidate, slice_: Slice, batch: int, cache: Path,
       slice_: the slice.
       batch: images per chip.
       cache: folder of the results: a JSON file a program and, gzipped, the text that the compiler made of it.
-      label: begins the files' names, such as the config's name.
 
     Returns:
       program, interval, topology, batch, versions, and whether it fits into a chip's memory. If it does: compile_seconds;
@@ -175,7 +174,7 @@ def compile_cached(candidate: Candidate, slice_: Slice, batch: int, cache: Path,
     lowered = candidate.lower(batch)
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     digest = hashlib.sha256("\n".join((json.dumps(versions), slice_.name, lowered.as_text())).encode()).hexdigest()[:16]
-    stem = f"{label}-{slice_.name.replace(':', '-')}-{candidate.name}-{batch}-{digest}"
+    stem = f"{slice_.name.replace(':', '-')}-{candidate.name}-{batch}-{digest}"
     path, text_path = cache / f"{stem}.json", cache / f"{stem}.txt.gz"
     if not path.is_file():
         result = {"program": candidate.name, "topology": slice_.name, "batch": batch, "versions": versions}
@@ -234,7 +233,7 @@ def bench_compile(config, settings, report: Callable[[str], None] = lambda line:
 
     def compiled(candidate, batch):
         report(f"{candidate.name}, {batch} images per chip, for {slice_.name}: compiling, or from {cache}")
-        return compile_cached(candidate, slice_, batch, cache, config.name)
+        return compile_cached(candidate, slice_, batch, cache)
 
     for candidate in listed:
         if settings.programs and candidate.name not in settings.programs:
