@@ -21,7 +21,7 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
-TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "compile", "attribute")
+TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "compile", "precision", "attribute")
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
@@ -48,7 +48,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     """
     _check(tasks, settings, training)
     results = {"network": network.to_dict(), "settings": asdict(settings)}
-    if params is None and set(tasks) & {"generate", "decode", "pipeline"}:
+    if params is None and set(tasks) & {"generate", "decode", "pipeline", "precision"}:
         params = random_params(network, settings.seed)
     for task in tasks:
         if task == "generate":
@@ -67,6 +67,10 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
             from fpgan.benchmarks.compile import bench_compile
 
             results[task] = bench_compile(training, settings, report)
+        elif task == "precision":
+            from fpgan.benchmarks.precision import bench_precision
+
+            results[task] = bench_precision(from_params(network, params, {}), training, settings)
         elif task == "attribute":
             from fpgan.benchmarks.attribute import bench_attribution
 
@@ -117,6 +121,11 @@ def table(results: dict) -> str:
                 from fpgan.benchmarks import compile as compiling
 
                 lines += ["", f"compile: {part['config']}, {_architecture(part['network'])}", *compiling.lines(part)]
+                continue
+            if task == "precision":
+                from fpgan.benchmarks import precision
+
+                lines += ["", f"precision: {_architecture(results['network'])}", *precision.lines(part)]
                 continue
             if task == "pipeline":
                 from fpgan.benchmarks import pipeline

@@ -33,7 +33,7 @@ with all of so many registered users, beside faiss's flat binary index where tha
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, pipeline, train-step, scaling, compile, attribute; the first two "
+                        help="generate, decode, pipeline, train-step, scaling, compile, precision, attribute; the first two "
                         "without any. KEY=VALUE sets a field of --config")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
