@@ -14,7 +14,9 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
   fpgan bench pipeline --model robohash32 --batch-sizes 16
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
-  fpgan bench compile --config configs/celeba128.py --topology v5e:2x4 network.compute_dtype=bfloat16
+  fpgan bench compile network.compute_dtype=bfloat16 --config configs/celeba128.py \\
+      --topology v5e:2x4
+  fpgan bench precision --model robohash32 --batch-sizes 64 --config configs/robohash32.py
   fpgan bench attribute --registry-size 10000,1000000,100000000 --batch-sizes 1,64
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
@@ -24,9 +26,10 @@ fingerprints do not compile again. `pipeline` makes whole sample sets beside gen
 encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
 CPU), and predicts a step on pods; docs/scaling.md states the model. `compile` asks the TPU's own
 compiler (pip install 'fpgan[tpu-compile]') what a config's programs take on a slice that is not
-there; that takes minutes a program, and goes on where it was stopped. `attribute` compares images
-with all of so many registered users, beside faiss's flat binary index where that is installed
-(pip install 'fpgan[peers]').
+there; that takes minutes a program, and goes on where it was stopped. `precision` rounds the
+operands of products as a TPU does, for a model and for the phases of --config. `attribute`
+compares images with all of so many registered users, beside faiss's flat binary index where
+that is installed (pip install 'fpgan[peers]').
 """
 
 
@@ -34,7 +37,7 @@ def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, pipeline, train-step, scaling, compile, precision, attribute; the first two "
-                        "without any. KEY=VALUE sets a field of --config")
+                        "without any. KEY=VALUE beside them sets a field of --config")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -49,18 +52,19 @@ def add_arguments(parser) -> None:
     parser.add_argument("--fingerprints", type=not_negative, default=1000, metavar="N",
                         help="distinct ones to count traces over; 0: none (1000)")
     parser.add_argument("--images", type=positive, default=1024, help="made in each turn of pipeline (1024)")
-    parser.add_argument("--config", help="config file for train-step, scaling and compile")
+    parser.add_argument("--config", help="config file for train-step, scaling, compile and precision")
     parser.add_argument("--devices", default="1,2,4,8", metavar="COUNTS",
                         help="numbers of devices for scaling (1,2,4,8); empty: predictions alone")
     parser.add_argument("--predict", metavar="CONFIG", help="config of scaling's predictions (that of --config)")
     parser.add_argument("--device-batch", type=positive, default=8, metavar="SIZE",
-                        help="images per device in the predictions and for compile (8)")
+                        help="images per device in predictions, compile, precision (8)")
     parser.add_argument("--utilization", type=float, default=0.3, metavar="PART",
                         help="of the peak FLOP/s, assumed in the predictions (0.3)")
     parser.add_argument("--registry-size", default="10000,100000,1000000,10000000", metavar="SIZES",
                         help="numbers of users for attribute (10000 to 10000000)")
     parser.add_argument("--topology", default="v5e:2x4", metavar="SLICE", help="TPU slice that compile is for (v5e:2x4)")
-    parser.add_argument("--programs", metavar="NAMES", help="what compile compiles, such as generator,generate (everything)")
+    parser.add_argument("--programs", metavar="NAMES",
+                        help="what compile and precision look at, such as generator,generate (everything)")
     parser.add_argument("--largest-batch", action="store_true", help="let compile find the largest batch that a chip holds")
     parser.add_argument("--cache", default="~/.cache/fpgan/compile", metavar="DIR",
                         help="folder of what the compiler said (~/.cache/fpgan/compile)")
