@@ -1,6 +1,8 @@
 """Export: evenness thresholds, strength and fit of the readout, models trained without fingerprints."""
 
+import functools
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -42,12 +44,17 @@ class Reader:
 @pytest.mark.parametrize("accuracy, share, expected", [
     (0.99, 1.0, (1 + 0.5**0.5) / 2),  # between sqrt(1/2) of the training images, large logits as they are, and 1
     (0.80, 0.75, (0.75**0.5 + 0.5**0.5) / 2),
-    (0.50, 1.0, None),  # even in what is wrong
-    (0.99, 0.4, None),  # as even on training images as on its own
+    (0.50, 1.0, "the decoder reads 50.0% of the bits"),  # even in what is wrong
+    (0.99, 0.4, "as even on training images"),
 ])
 def test_a_threshold_needs_bits_that_are_read_and_evenness_that_differs(accuracy, share, expected):
-    found = calibration.evenness_threshold(Reader(accuracy, share), open_source(tiny.config().data), 0)
-    assert found == (expected and pytest.approx(expected, rel=0.02))
+    calibrate = functools.partial(calibration.evenness_threshold, Reader(accuracy, share),
+                                  open_source(tiny.config().data, 8), 0)
+    if isinstance(expected, str):
+        with pytest.raises(calibration.NotCalibrated, match=expected):
+            calibrate()
+    else:
+        assert calibrate() == pytest.approx(expected, rel=0.02)
 
 
 def no_training(state, images):
@@ -60,7 +67,10 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
     config = tiny.config(objective=dict(fingerprint=0.0, consistency=0.0), total_images=64)
     state = loop.train(config, tmp_path / "run")
-    model = exporting.export(tmp_path / "run", tmp_path / "model")
+    assert main(["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 0
+    told = capsys.readouterr().out
+    assert "no evenness threshold" in told and re.search("the decoder reads [456].*% of the bits", told)
+    model = load(tmp_path / "model")
     assert "evenness_threshold" not in model.info
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, model.params), dict(state.ema))
     command = ["evaluate", "--model", str(tmp_path / "model"), "--images", "40", "--registry-size", "100", "--out",
@@ -109,8 +119,8 @@ def untrained(model, images, steps=0, seed=0, progress=None):
 def test_an_aligner_is_trained_at_export_or_added_later(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(exporting, "fit_aligner", lambda *args, **options: calls.append(args[1:4]) or untrained(*args))
-    monkeypatch.setattr(exporting, "calibrated", lambda model, source, seed: {
-        "evenness_threshold": 0.9, "search_thresholds": {"fast": 0.91 if model.aligner else 0.8}})
+    monkeypatch.setattr(exporting, "evenness_threshold", lambda *args: 0.9)
+    monkeypatch.setattr(exporting, "search_thresholds", lambda model, *args: {"fast": 0.91 if model.aligner else 0.8})
     monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
     loop.train(tiny.config(total_images=64, export=dict(aligner_images=100, aligner_steps=7)), tmp_path / "run")
     run = ["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
@@ -146,10 +156,11 @@ def test_each_search_has_a_threshold_of_its_own():
                 logits[:, :int(64 * {"fast": 0.6, "full": 0.7}[search])] = 9.0
             return SimpleNamespace(logits=logits)
 
-    found = calibration.calibrated(Searching(0.99, 1.0), open_source(tiny.config().data), 0)
-    expected = [found["evenness_threshold"], found["search_thresholds"]["fast"], found["search_thresholds"]["full"]]
-    assert expected == [pytest.approx((1 + (int(64 * share) / 64) ** 0.5) / 2, rel=0.02) for share in (0.5, 0.6, 0.7)]
-    assert calibration.calibrated(Searching(0.5, 1.0), open_source(tiny.config().data), 0) == {}
+    source = open_source(tiny.config().data, 8)
+    found = calibration.search_thresholds(Searching(0.99, 1.0), source, 0)
+    assert found == {search: pytest.approx((1 + (int(64 * share) / 64) ** 0.5) / 2, rel=0.02)
+                     for search, share in (("fast", 0.6), ("full", 0.7))}
+    assert calibration.search_thresholds(Searching(0.5, 1.0), source, 0) == {}
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys):

@@ -28,7 +28,7 @@ BARE = ("objective.path_length=0", "objective.r1_gamma=0")  # half as much to co
 
 
 def real_state(workdir, step=STEPS):
-    return saved(workdir, step, init_state(tiny.config(), tiny.network()))
+    return saved(workdir, step, init_state(tiny.config()))
 
 
 def assert_alike(ours, theirs):
@@ -45,7 +45,7 @@ def test_several_processes_learn_what_one_learns(tmp_path, count, devices, objec
     assert {(STEPS, "discriminator"), (1, "accuracy")} <= losses(one).keys()
     assert ("r1" in {name for _, name in losses(several)}) == (objective != BARE)
     assert_alike(losses(several), losses(one))
-    start_state = init_state(tiny.config(), tiny.network()).params["generator"]["synthesis"]["b8"]["conv"]["weight"]
+    start_state = init_state(tiny.config()).params["generator"]["synthesis"]["b8"]["conv"]["weight"]
     trained = real_state(one)[".params['generator']['synthesis']['b8']['conv']['weight']"]
     assert np.abs(trained - np.asarray(start_state)).max() > 5e-3
     assert_alike(real_state(several), real_state(one))
@@ -64,7 +64,7 @@ def calm(tmp_path_factory):
 
 
 def light_state(workdir):
-    return saved(workdir, 40, light.init_state(None, None))
+    return saved(workdir, 40, light.init_state(None))
 
 
 def only_message(output):
@@ -91,6 +91,20 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(calm, tmp_path, 
     assert_alike(light_state(tmp_path), calm)
 
 
+def test_a_process_that_hangs_ends_the_run_by_jax_itself(tmp_path):
+    waiting, hanging = processes = start(LIGHT, tmp_path, 2, 1, *LONG, FAULT="1 5 hang")
+    try:
+        waiting.wait(timeout=300)
+        ended = time.time()
+    finally:
+        hanging.kill()
+        codes, output = finish(processes)
+    assert codes[0] == -6 and "unhealthy (stopped sending heartbeats)" in output[0], output
+    took = ended - float(output[1].split("struck at ")[1].split()[0])
+    print(f"process 1 of 2 hung: the other ended after {took:.0f} s")
+    assert took < 60
+
+
 def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm, tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 2, *LONG, FAULT="1 5 terms", PACE="0.1"))
     assert codes == [0, 0] and "stopped at step " in output[0] and "Traceback" not in output[0] + output[1], output
@@ -107,7 +121,9 @@ def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm
 
 
 @pytest.mark.parametrize("fault, code, told", [
-    ("1 data error", 2, "process 1 ({host}): the moon is full"), ("0 7 disk", 2, "metrics.jsonl: No space left on device")])
+    ("1 data error", 2, "process 1 ({host}): the moon is full"),
+    ("0 3 disk", 2, "metrics.jsonl: No space left on device; nothing was saved yet; run the same command again to begin "
+     "anew")])
 def test_an_error_in_one_ends_all_at_once_and_is_told_once(tmp_path, fault, code, told):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT=fault))
     assert codes == [code, code], output
@@ -131,4 +147,5 @@ def test_a_meeting_place_that_is_in_use_is_named(tmp_path):
 
 def test_processes_with_different_settings_are_refused(tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, own=lambda i: [f"seed={i}"]))
-    assert codes == [2, 2] and f"process 1 ({socket.gethostname()}) has seed = 1, process 0 has 0" in only_message(output)
+    assert codes == [2, 2]
+    assert f"process 1 ({socket.gethostname()}): seed is 1 here and 0 in process 0;" in only_message(output)

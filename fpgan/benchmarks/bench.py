@@ -8,9 +8,10 @@ turns, in the precision of the convolutions.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from fpgan.benchmarks.throughput import bench_decode, bench_generate, bench_search, bench_train_step, random_params
@@ -21,23 +22,29 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
-TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "attribute")
+TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
+         "registry")
+_WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
+# Tasks whose modules lay out their results.
+_OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry"}
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
-          training=None, predicted=None, model=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
+          training=None, predicted=None, model=None, out: str | os.PathLike | None = None, command: str = "",
+          report: Callable[[str], None] = lambda line: None) -> dict:
     """Runs benchmarks and writes their results: `fpgan bench`.
 
     Args:
       tasks: some of TASKS.
-      network: the architecture, for "generate", "decode" and "pipeline".
+      network: the architecture, for "generate", "decode", "instance" and "pipeline".
       settings: what to time.
       params: {"generator", "decoder"} -> parameters; random without them, which takes as long.
       model: a Model, of which "decode" also times the searches for the picture in an image.
-      training: the training config (fpgan.training.config), for "train-step" and "scaling".
+      training: the training config (fpgan.training.config), for "train-step", "scaling" and "compile".
       predicted: the training config of the predictions of "scaling"; `training` without it.
       out: a JSON file, written whole or not at all; none without it.
       command: recorded in the result.
+      report: is given lines of progress, by what takes long.
 
     Returns:
       A nested dict of plain values: a part for each task, network, settings, provenance.
@@ -47,7 +54,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     """
     _check(tasks, settings, training)
     results = {"network": network.to_dict(), "settings": asdict(settings)}
-    if params is None and set(tasks) & {"generate", "decode", "pipeline"}:
+    if params is None and set(tasks) & _WITH_PARAMS:
         params = random_params(network, settings.seed)
     for task in tasks:
         if task == "generate":
@@ -56,6 +63,10 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
             results[task] = bench_decode(network, params["decoder"], settings)
             if model is not None and settings.search:
                 results[task]["searches"] = bench_search(model, settings)
+        elif task == "instance":
+            from fpgan.benchmarks.instance import bench_instance
+
+            results[task] = bench_instance(network, params["generator"], settings)
         elif task == "pipeline":
             from fpgan.benchmarks import pipeline
 
@@ -64,10 +75,22 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
                                                     settings.seed)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
+        elif task == "compile":
+            from fpgan.benchmarks.compile import bench_compile
+
+            results[task] = bench_compile(training, settings, report)
+        elif task == "precision":
+            from fpgan.benchmarks.precision import bench_precision
+
+            results[task] = bench_precision(from_params(network, params, {}), training, settings)
         elif task == "attribute":
             from fpgan.benchmarks.attribute import bench_attribution
 
             results[task] = bench_attribution(settings.registry_sizes, settings.batches, settings.repeats, settings.seed)
+        elif task == "registry":
+            from fpgan.benchmarks.registry import bench_registry
+
+            results[task] = bench_registry(settings.registry_sizes, settings.repeats, settings.seed)
         else:
             from fpgan.benchmarks.scaling import bench_scaling
 
@@ -92,7 +115,7 @@ def _check(tasks: Sequence[str], settings: Settings, training) -> None:
                          "expected at least 0, which leaves a measurement out")
     if not 0 <= settings.seed < 2**32:
         raise FpganError(f"the seed is {settings.seed}; expected a whole number from 0 to {2**32 - 1}")
-    if {"train-step", "scaling"} & set(tasks) and training is None:
+    if {"train-step", "scaling", "compile"} & set(tasks) and training is None:
         raise FpganError("a training step needs a training config; give --config configs/robohash64.py")
 
 
@@ -105,20 +128,10 @@ def table(results: dict) -> str:
     for task in TASKS:
         if task in results:
             part = results[task]
-            if task == "scaling":
-                from fpgan.benchmarks import scaling
-
-                lines += ["", f"scaling: {_architecture(part['network'])}", *scaling.lines(part)]
-                continue
-            if task == "pipeline":
-                from fpgan.benchmarks import pipeline
-
-                lines += ["", f"pipeline: {_architecture(results['network'])}", *pipeline.lines(part)]
-                continue
-            if task == "attribute":
-                from fpgan.benchmarks import attribute
-
-                lines += ["", *attribute.lines(part)]
+            if task in _OWN_LINES:
+                network = part.get("network", results["network"] if task in _WITH_PARAMS else None)
+                title = [f"{task}: {_architecture(network)}"] if network else []
+                lines += ["", *title, *importlib.import_module(f"fpgan.benchmarks.{task}").lines(part)]
                 continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"

@@ -53,7 +53,7 @@ def run(args) -> int:
     from fpgan.training.export import export
 
     model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.readout_images,
-                   args.aligner_images, progress_line("fpgan export"))
+                   progress_line("fpgan export"), print, args.aligner_images)
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "
           f"{model.info['training']['images_seen']:,} images seen, hash {model.hash}")
     return 0

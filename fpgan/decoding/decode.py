@@ -24,9 +24,10 @@ from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import attribute, explain
 from fpgan.decoding.pooling import pool_rows, suspects_by
 from fpgan.decoding.rows import Counts, Row, write_rows
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, reason
 from fpgan.io.images import read_image, read_whole
-from fpgan.io.listing import Source, contents_of, image_sources
+from fpgan.io.inputs import read_bytes
+from fpgan.io.listing import MAX_MEMBER, Source, contents_of, image_sources
 from fpgan.model.reading import search_of, searched, threshold_for
 
 _BATCHES_AHEAD = 4
@@ -44,6 +45,7 @@ class DecodeJob:
       false_positive_rate: see `fpgan.attribution.attribute`.
       batch_size: images per call of the compiled program.
       workers: threads that read files.
+      hashed: whether rows say what they were read from, by SHA-256; files are in memory whole then, some at a time.
       pool: if the images of a suspect are to have one verdict, by what they belong together, see
         `fpgan.decoding.pooling.suspects_by`.
       search: where the picture is looked for in an image, see `fpgan.model.reading`; None for the model's own search.
@@ -56,6 +58,7 @@ class DecodeJob:
     workers: int = 8
     pool: str | None = None
     search: str | None = None
+    hashed: bool = False
 
     @property
     def evenness_threshold(self) -> float | None:
@@ -64,7 +67,8 @@ class DecodeJob:
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Yields what is known about each image that `image_sources` has found, in order; or about each pool of them."""
-        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers, search=self.search)
+        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers, search=self.search,
+                              hashed=self.hashed)
         if self.pool is not None:
             rows = pool_rows(rows, suspects_by(self.pool))
         if self.registry is None:
@@ -92,8 +96,12 @@ class DecodeJob:
             settings |= {"search": search, "aligner": (self.model.info.get("aligner") or {}).get("hash")}
         if self.registry is None:
             return settings
-        users = "\n".join(user or "" for user in self.registry.users).encode()
-        digest = hashlib.sha256(users + b"\0" + self.registry.packed.tobytes())
+        digest = hashlib.sha256()
+        for place, user in enumerate(self.registry.users):  # which may be millions in a file
+            digest.update((f"\n{user or ''}" if place else user or "").encode())
+        digest.update(b"\0" + self.registry.packed.tobytes())
+        if self.registry.revoked:
+            digest.update(repr(sorted(self.registry.revoked.items())).encode())
         return settings | {"users": len(self.registry), "registry_sha256": digest.hexdigest(),
                            "false_positive_rate": self.false_positive_rate,
                            "evenness_threshold": self.evenness_threshold}
@@ -122,8 +130,8 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
 
 
 def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
-                   search: str | None = None) -> Iterator[Row]:
-    """As `decode_files`, of images that `image_sources` has found."""
+                   search: str | None = None, hashed: bool = False) -> Iterator[Row]:
+    """As `decode_files`, of images that `image_sources` has found; `hashed` as in DecodeJob."""
     search = search_of(model, search)
     if batch_size < 1:
         raise FpganError(f"the batch size is {batch_size}; expected at least 1")
@@ -134,7 +142,7 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
         while True:
             encoded = 0  # bytes of records that are in memory
             for name, content in contents:
-                waiting.append((name, pool.submit(_read, content, model.resolution, search != "none")))
+                waiting.append((name, pool.submit(_read, content, model.resolution, search != "none", hashed)))
                 encoded += len(content) if isinstance(content, bytes) else 0
                 if len(waiting) >= _BATCHES_AHEAD * batch_size or encoded >= _BYTES_AHEAD:
                     break
@@ -170,35 +178,49 @@ def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate:
 
 
 class _Read(NamedTuple):
-    """An image from a file: the image fitted to the model, all of it where that is wanted, and what went wrong."""
+    """An image from a file: fitted to the model, all of it where that is wanted, and what else its row says of it."""
 
     image: np.ndarray | None
     whole: np.ndarray | None
-    resized: bool
-    error: str | None
+    known: dict
 
 
-def _read(source: str | bytes | FpganError, resolution: int, is_searched: bool) -> _Read:
+def _read(source: str | bytes | FpganError, resolution: int, is_searched: bool, hashed: bool) -> _Read:
     """Reads an image, in a thread."""
     try:
         if isinstance(source, FpganError):
             raise source
+        content, whole = _whole(source) if hashed else source, None
         if is_searched:
-            image, whole = read_whole(source, resolution)
-            return _Read(image, whole, whole is not None, None)
-        image, resized = read_image(source, resolution)
-        return _Read(image, None, resized, None)
+            image, whole = read_whole(content, resolution)
+            resized = whole is not None
+        else:
+            image, resized = read_image(content, resolution)
+        hashes = {"sha256": _sha256(content), "pixels_sha256": _sha256(image)} if hashed else {}
+        return _Read(image, whole, {"resized": resized} | hashes)
     except FpganError as error:
-        return _Read(None, None, False, str(error))
+        return _Read(None, None, {"error": str(error)})
+
+
+def _whole(source: str | bytes) -> bytes:
+    """Returns the bytes of an encoded image, so that what is hashed is what is decoded."""
+    try:
+        return source if isinstance(source, bytes) else read_bytes(source, MAX_MEMBER)
+    except OSError as error:
+        raise FpganError(f"{source}: cannot be read ({reason(error)})") from error
+
+
+def _sha256(content: bytes | np.ndarray) -> str:
+    return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
 
 
 def _decoded(model, group: list[tuple[str, Future]], batch_size: int, search: str) -> Iterator[Row]:
     """Decodes one group of images, which may hold unreadable ones."""
     results = [(name, future.result()) for name, future in group]
-    known = iter(_logits(model, [read for _, read in results if read.image is not None], batch_size, search))
+    logits = iter(_logits(model, [read for _, read in results if read.image is not None], batch_size, search))
     for name, read in results:
-        logits, undone = (None, "") if read.image is None else next(known)
-        yield Row(name, logits, read.resized, read.error, undone=undone)
+        values, undone = (None, "") if read.image is None else next(logits)
+        yield Row(name, values, undone=undone, **read.known)
 
 
 def _logits(model, reads: list[_Read], batch_size: int, search: str) -> Iterable[tuple[np.ndarray, str]]:

@@ -29,6 +29,10 @@ _SYSTEM_FILES = frozenset({  # in lower case
 })
 
 
+class NoLocks(FpganError):
+    """This file system has no locks."""
+
+
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False, private: bool = False) -> None:
     """Writes a file atomically: under a temporary name beside it, then renamed; missing folders are made.
 
@@ -123,7 +127,7 @@ def lock(file: IO, wait: bool = False, shared: bool = False) -> bool:
       Whether the lock is held; without `wait` False while another process has it.
 
     Raises:
-      FpganError: this file system has no locks.
+      NoLocks: this file system has no locks.
     """
     if fcntl is None:
         return True
@@ -133,18 +137,19 @@ def lock(file: IO, wait: bool = False, shared: bool = False) -> bool:
         return False
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise FpganError(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
-                             "another folder (on Lustre, the mount option flock)") from error
+            raise NoLocks(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
+                          "another folder (on Lustre, the mount option flock)") from error
         raise
     return True
 
 
-def create_file(path: str | os.PathLike, data: bytes) -> bool:
+def create_file(path: str | os.PathLike, data: bytes, private: bool = False) -> bool:
     """Writes a small file that nobody has written yet, on the disk and whole; of several processes one does it.
 
     Args:
       path: where the file goes; missing folders are made.
       data: the whole content.
+      private: nobody but the owner may read it (mode 0600).
 
     Returns:
       Whether this call wrote it; False when it was there.
@@ -156,7 +161,7 @@ def create_file(path: str | os.PathLike, data: bytes) -> bool:
     temporary = _temporary(path)
     with writing(path):
         try:
-            with _created(temporary) as file:
+            with _created(temporary, private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -3,33 +3,38 @@
 The most even of several poses is more even by chance; so each search has a threshold of its own.
 """
 
+import contextlib
+
 import numpy as np
 
 from fpgan.attribution.verdict import evenness
+from fpgan.errors import FpganError
 from fpgan.model.model import Model
 from fpgan.model.reading import SEARCHES
 
-_COUNTS = {"none": 512, "fast": 512, "full": 128}  # images of each kind: a full search takes a few hundred decodes for some
+_COUNTS = {"fast": 512, "full": 128}  # images of each kind: a full search takes a few hundred decodes for some
 LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
 
 
-def calibrated(model: Model, source, seed: int) -> dict:
-    """Returns what config.json says of thresholds: "evenness_threshold", and "search_thresholds" of the further searches.
+class NotCalibrated(FpganError):
+    """There is no evenness of logits that tells a model's own images from others; says why."""
+
+
+def search_thresholds(model: Model, source, seed: int) -> dict[str, float]:
+    """Returns the evenness thresholds of all searches but "none", by name, without those for which there is none.
 
     Args:
       model, source, seed: see `evenness_threshold`.
-
-    Returns:
-      The fields, without those for which there is no threshold.
     """
-    found = {search: evenness_threshold(model, source, seed, _COUNTS[search], search) for search in SEARCHES}
-    found = {search: threshold for search, threshold in found.items() if threshold is not None}
-    plain = {"evenness_threshold": found.pop("none")} if "none" in found else {}
-    return plain | ({"search_thresholds": found} if found else {})
+    found = {}
+    for search in SEARCHES[1:]:
+        with contextlib.suppress(NotCalibrated):
+            found[search] = evenness_threshold(model, source, seed, _COUNTS[search], search)
+    return found
 
 
-def evenness_threshold(model: Model, source, seed: int, count: int = 512, search: str = "none") -> float | None:
-    """An evenness of logits that tells the model's own images from its training images.
+def evenness_threshold(model: Model, source, seed: int, count: int = 512, search: str = "none") -> float:
+    """Returns an evenness of logits that tells the model's own images from its training images.
 
     It is empirical; the p-value of an attribution does not depend on it.
 
@@ -41,9 +46,11 @@ def evenness_threshold(model: Model, source, seed: int, count: int = 512, search
       search: where the picture is looked for in each image, see `fpgan.model.reading`.
 
     Returns:
-      The midpoint between the 99th percentile over training images and the first percentile over generated images. None
-      where the decoder reads its own images too poorly for any such claim (as in a model trained without fingerprints), or
-      the percentiles are the other way round.
+      The midpoint between the 99th percentile over training images and the first percentile over generated images.
+
+    Raises:
+      NotCalibrated: the decoder reads its own images too poorly for any such claim (as in a model trained without
+        fingerprints), or the percentiles are the other way round.
     """
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (count, model.n_bits), np.uint8)
@@ -53,6 +60,11 @@ def evenness_threshold(model: Model, source, seed: int, count: int = 512, search
                             for images in (own, others))
     low = np.percentile(evenness(logits), 1)
     high = np.percentile(evenness(other_logits), 99)
-    if np.mean((logits > 0) == bits) < LEAST_ACCURACY or low <= high:
-        return None
+    accuracy = np.mean((logits > 0) == bits)
+    if accuracy < LEAST_ACCURACY:
+        raise NotCalibrated(f"the decoder reads {accuracy:.1%} of the bits of the model's own images, expected "
+                            f"{LEAST_ACCURACY:.0%} or more")
+    if low <= high:
+        raise NotCalibrated(f"the logits are as even on training images (99th percentile {high:.3f}) as on the model's own "
+                            f"(first percentile {low:.3f})")
     return float((low + high) / 2)

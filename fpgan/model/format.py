@@ -1,6 +1,6 @@
 """A model directory: its files, their schema, the hash that identifies a model.
 
-It holds `config.json` (format version, architecture, training data and licence, metrics) and `model.safetensors`
+It holds `config.json` (format version, hash, architecture, training data and licence, metrics) and `model.safetensors`
 (parameters of the generator's moving average and of the decoder). Beside them there may be a
 `discriminator.safetensors`, from which training can go on, and an `aligner.safetensors`, which finds the picture in an image
 (networks/alignment.py) and has its own hash in config.json. Nothing in it is executed.
@@ -96,12 +96,13 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
       FpganError: if the path exists and is no model directory.
     """
     def write(folder: Path) -> None:
-        about = info
-        (folder / "model.safetensors").write_bytes(params_bytes(params))
+        content = params_bytes(params)
+        about = info | {"hash": model_hash(config, content)}
+        (folder / "model.safetensors").write_bytes(content)
         if "discriminator" in params:
             (folder / "discriminator.safetensors").write_bytes(params_bytes(params, ("discriminator",)))
         if "aligner" in params:
-            about = info | {"aligner": _write_aligner(folder, params["aligner"], info["aligner"])}
+            about |= {"aligner": _write_aligner(folder, params["aligner"], info["aligner"])}
         _write_info(folder, {"format_version": FORMAT_VERSION} | about | {"network": config.to_dict()})
 
     _replace(Path(path), write, _FILES)
@@ -282,3 +283,22 @@ def model_hash(config: NetworkConfig, content: bytes) -> str:
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def check_hash(path: Path, info: dict, config: NetworkConfig, content: bytes) -> str:
+    """Returns the hash of a model's files, which has to be that in its config.json, if there is one (older files have none).
+
+    Args:
+      path: the model directory.
+      info: its config.json.
+      config: the architecture in it.
+      content: of its model.safetensors.
+
+    Raises:
+      FpganError: if config.json tells another hash: one of the two files was changed, or came damaged or from elsewhere.
+    """
+    found = model_hash(config, content)
+    if info.get("hash", found) != found:
+        raise FpganError(f"{path}: config.json tells the hash {info['hash']!s:.40}, but its architecture and "
+                         f"model.safetensors have {found}; one of them was changed or damaged: copy or export it again")
+    return found

@@ -12,6 +12,7 @@ from fpgan.fingerprint import as_bits
 from fpgan.io.images import to_uint8
 from fpgan.model import DEFAULT_MODEL
 from fpgan.model.format import (
+    check_hash,
     find,
     load_aligner,
     model_hash,
@@ -43,7 +44,8 @@ def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
     config = NetworkConfig.from_dict(info["network"])
     content = read_bytes(path / "model.safetensors")
     params = read_params(path / "model.safetensors", content, config)
-    return Model(config, params, info, model_hash(config, content), load_aligner(path, info, config.channels))
+    aligner = load_aligner(path, info, config.channels)
+    return Model(config, params, info, check_hash(path, info, config, content), aligner)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,15 +56,20 @@ class Model:
       config: the architecture.
       params: {"generator", "decoder"} -> nested dict of float32 arrays.
       info: what config.json says: name, training data and licence, metrics.
-      hash: 16 hexadecimal digits that identify architecture and parameters.
+      stored_hash: the hash of the files that the model was loaded from; empty for a model in memory.
       aligner: the network that finds the picture in an image, and its parameters; None in a model without one.
     """
 
     config: NetworkConfig
     params: dict
     info: dict
-    hash: str
+    stored_hash: str = ""
     aligner: tuple[Aligner, dict] | None = None
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits that identify architecture and parameters, computed when they are first asked for."""
+        return self.stored_hash or model_hash(self.config, params_bytes(self.params))
 
     @property
     def name(self) -> str:
@@ -103,7 +110,7 @@ class Model:
                        batch_size: int = 16) -> np.ndarray:
         """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
-        inputs = {"fingerprints": bits, "seeds": _check_seeds(seeds)}
+        inputs = {"fingerprints": bits, "seeds": check_seeds(seeds)}
         if labels is not None:
             inputs["labels"] = _check_labels(labels, self.config.label_size)
         inputs = _broadcast(inputs)
@@ -196,11 +203,12 @@ class Model:
 
 
 def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
-    """A model of parameters in memory, for instance of a training run."""
-    return Model(config, params, info, model_hash(config, params_bytes(params)))
+    """Returns a model of parameters in memory, for instance of a training run."""
+    return Model(config, params, info)
 
 
-def _check_seeds(seeds) -> np.ndarray:
+def check_seeds(seeds) -> np.ndarray:
+    """Returns seeds as uint32 [N], or raises FpganError when they are no integers in [0, 2^32)."""
     seeds = np.atleast_1d(np.asarray(seeds))
     if seeds.ndim != 1 or (seeds.size and seeds.dtype.kind not in "iu"):
         raise FpganError(f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected one integer, or a list of integers")
