@@ -192,6 +192,13 @@ def test_images_that_change_meanwhile_are_noticed(images, tmp_path, monkeypatch)
         decode(images, tmp_path / "rows")
 
 
+def test_files_that_are_no_images_are_told_of_once(images, tmp_path):
+    write_file(images / "notes.txt", b"not an image")
+    told = []
+    decode(images, tmp_path / "rows", passed_over=told.append)
+    assert [os.path.basename(path) for path in told].count("notes.txt") == 1
+
+
 def test_damaged_counts_are_told(images, tmp_path):
     decode(images, tmp_path / "rows")
     before = tree(tmp_path / "rows")

@@ -108,6 +108,20 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_makes_it_whole(photos):
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", folder.name]
 
 
+def test_a_disk_that_takes_no_more_is_told_in_one_line_and_leaves_no_set(tmp_path):
+    data = dict(name="robohash_cats", resolution=32, count=300, data_dir=str(tmp_path))
+    command = ["data", "--name", "robohash_cats", "--resolution", "32", "--images", "300", "--data-dir", str(tmp_path)]
+    script = ("import resource, sys; from fpgan.cli import main; "
+              "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
+              f"sys.exit(main({command!r}))")  # as on a full disk, a write fails half-way
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    assert [line for line in ended.stderr.splitlines() if "File too large" in line] == [ended.stderr.splitlines()[-1]]
+    assert "Traceback" not in ended.stderr and "run the same command again" in ended.stderr
+    assert isinstance(open_source(data), Rendered)
+    assert prepare(data).images == 300 and isinstance(open_source(data), PreparedImages)
+
+
 def test_two_at_once_are_refused(photos):
     data = settings_for(photos)
     with locked(prepared_folder(read_settings(data)).parent / ".lock"):

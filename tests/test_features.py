@@ -9,6 +9,7 @@ import pytest
 
 from fpgan.errors import FpganError
 from fpgan.evaluation import features
+from fpgan.io.unpickle import read_arrays
 
 
 def random_images(count=3, resolution=32, seed=0):
@@ -45,8 +46,8 @@ def test_only_arrays_are_unpickled(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.ckpt"
     path.write_bytes(content)
-    with pytest.raises(FpganError, match="refused as a file of weights"):
-        features.load_weights(path)
+    with pytest.raises(FpganError, match="refused|damaged|cannot read|expected"):
+        read_arrays(path)
     assert os.listdir(tmp_path) == ["weights.ckpt"]
 
 
@@ -54,7 +55,7 @@ def test_only_arrays_are_unpickled(content, tmp_path, monkeypatch):
 def test_a_tree_of_arrays_is_unpickled(protocol, tmp_path):
     tree = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.asfortranarray(np.eye(3))}
     (tmp_path / "weights.ckpt").write_bytes(pickle.dumps(tree, protocol=protocol))
-    got = features.load_weights(tmp_path / "weights.ckpt")
+    got = read_arrays(tmp_path / "weights.ckpt")
     np.testing.assert_array_equal(got["a"]["kernel"], tree["a"]["kernel"])
     np.testing.assert_array_equal(got["b"], tree["b"])
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import fpgan
 from fpgan.cli import app
-from fpgan.distributed.work import begin
+from fpgan.distributed.work import begun
 from fpgan.errors import FpganError, shown
 from fpgan.generation.manifest import Settings, read_settings
 from fpgan.generation.verify import verify_set
@@ -147,10 +147,11 @@ def test_what_operating_systems_leave_is_no_problem_of_a_set(tmp_path):
         (tmp_path / "mount" / name).mkdir(parents=True)
     for name in (".DS_Store", "Thumbs.db", "._x", "desktop.ini"):
         write_file(tmp_path / "mount" / name, b"x")
-    begin(tmp_path / "mount", "settings.json", {"kind": 1})
+    with begun(tmp_path / "mount", "settings.json", {"kind": 1}):
+        pass
     write_file(tmp_path / "used" / "thesis.doc", b"x")
-    with pytest.raises(FpganError, match="thesis.doc"):
-        begin(tmp_path / "used", "settings.json", {"kind": 1})
+    with pytest.raises(FpganError, match="thesis.doc"), begun(tmp_path / "used", "settings.json", {"kind": 1}):
+        pass
 
 
 def test_schemas_say_what_is_expected():

@@ -8,7 +8,7 @@ import pytest
 
 from fpgan.distributed import work
 from fpgan.distributed.environment import Process
-from fpgan.distributed.work import begin, claim, remove_leftovers, run_shards, wait_for_claim
+from fpgan.distributed.work import begun, claim, remove_leftovers, run_shards, wait_for_claim
 from fpgan.errors import FpganError
 
 
@@ -147,16 +147,39 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         claim(tmp_path / "x")
 
 
+def begin(folder, wanted, name="settings.json"):
+    with begun(folder, name, wanted):
+        pass
+
+
 def test_a_folder_belongs_to_one_piece_of_work(tmp_path):
     wanted = {"kind": 1, "size": 3, "names_sha256": "ab"}
-    begin(tmp_path / "a", "settings.json", wanted)
-    begin(tmp_path / "a", "settings.json", wanted)
+    begin(tmp_path / "a", wanted)
+    begin(tmp_path / "a", wanted)
+    (tmp_path / "a" / "image.png").write_bytes(b"x")
     for other, told in (({"size": 4}, "size 3, not 4"), ({"names_sha256": "cd"}, "other names"),
                         ({"kind": 2}, "not of this"), ({"more": 1}, "more None, not 1")):
         with pytest.raises(FpganError, match=told):
-            begin(tmp_path / "a", "settings.json", wanted | other)
+            begin(tmp_path / "a", wanted | other)
     (tmp_path / "b" / "_x").mkdir(parents=True)
-    begin(tmp_path / "b", "_x/settings.json", wanted)
+    begin(tmp_path / "b", wanted, "_x/settings.json")
     (tmp_path / "b" / "_x" / "settings.json").write_text("[")
     with pytest.raises(FpganError, match="cannot be read"):
-        begin(tmp_path / "b", "_x/settings.json", wanted)
+        begin(tmp_path / "b", wanted, "_x/settings.json")
+
+
+def test_a_folder_that_holds_nothing_yet_takes_other_work_unless_somebody_is_at_it(tmp_path):
+    begin(tmp_path, {"kind": 1, "size": 3})
+    (tmp_path / "manifest").mkdir()
+    (tmp_path / "manifest" / ".00000-of-00001.journal").touch()
+    with begun(tmp_path, "settings.json", {"kind": 1, "size": 3}):
+        with pytest.raises(FpganError, match="size 3, not 4"):
+            begin(tmp_path, {"kind": 1, "size": 4})
+        begin(tmp_path, {"kind": 1, "size": 3})
+    with begun(tmp_path, "settings.json", {"kind": 1, "size": 4}):
+        assert '"size": 4' in (tmp_path / "settings.json").read_text()
+        with pytest.raises(FpganError, match="size 4, not 3"):
+            begin(tmp_path, {"kind": 1, "size": 3})
+    (tmp_path / "manifest" / ".00000-of-00001.journal").write_bytes(b"x")
+    with pytest.raises(FpganError, match="size 4, not 3"):
+        begin(tmp_path, {"kind": 1, "size": 3})

@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--encoding", choices=("png", "webp"), default="png", help="PNG (default) or lossless WebP")
     what.add_argument("--shard-size", metavar="N", type=positive, default=4096,
                       help="images per shard, the piece of work of a process (default 4096)")
+    what.add_argument("--hand-out", metavar="DIR",
+                      help="when the set is complete, also write DIR/USER.zip for each user: their images, nobody's "
+                           "fingerprint")
     add_model_argument(what)
     what.add_argument("--batch-size", metavar="N", type=positive, default=16,
                       help="images made at once (default 16)")
@@ -76,4 +79,9 @@ def run(args: argparse.Namespace) -> int:
                            progress=progress_line("generate"),
                            report=lambda line: print(f"fpgan generate: {process}: {line}", file=sys.stderr))
     print(closing_line(outcome, process, "made", "shards", f"the set is complete: {args.out}"))
+    if args.hand_out is not None and not outcome.missing:
+        from fpgan.generation.handout import hand_out
+
+        written = hand_out(args.out, args.hand_out, progress_line("generate"))
+        print(f"{written} archives to hand out were written: {args.hand_out}")
     return 0

@@ -55,26 +55,25 @@ def read_images(command: str, job: DecodeJob, args: argparse.Namespace) -> int:
     from fpgan.decoding.shards import decode_folder, is_folder
     from fpgan.io.listing import image_sources
 
-    meaning, process = job.meaning(), process_of(args)
+    meaning, process, others = job.meaning(), process_of(args), Counter()
+
+    def passed_over(path: str) -> None:
+        others[os.path.splitext(path)[1].lower()] += 1
+
     if is_folder(args.out):
         outcome, counts = decode_folder(
             job, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size, process=process,
             sinks=[warner(command), row_counter(command)],
-            report=lambda line: print(f"fpgan {command}: {process}: {line}", file=sys.stderr))
+            report=lambda line: print(f"fpgan {command}: {process}: {line}", file=sys.stderr), passed_over=passed_over)
         print(closing_line(outcome, process, "decoded", "parts", f"all parts are there: {args.out}"))
     else:
         process.refuse_several("a folder: give --out one")
         with _sinks(command, job, args) as sinks:
-            others: Counter = Counter()
-            counts = job.run(image_sources(args.images, lambda path: others.update([_ending(path)])), sinks)
-        tell_passed_over(command, others)
+            counts = job.run(image_sources(args.images, passed_over), sinks)
+    tell_passed_over(command, others)
     if meaning is not None:
         print_verdicts(counts, meaning, sys.stdout if args.out or not args.format else sys.stderr)
     return finish(command, counts, args.strict)
-
-
-def _ending(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
 
 
 @contextlib.contextmanager

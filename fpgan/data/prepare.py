@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -60,9 +62,18 @@ def prepare(data, progress=None):
         if settings.name == "tfds":
             return _prepare_public(settings)
         return _prepare_own(settings, prepared_folder(settings), progress)
-    except OSError as error:
-        raise FpganError(f"cannot prepare {settings.name} in {settings.data_dir!r}: {error}; mend that and"
+    except (OSError, RuntimeError) as error:
+        told = str(error) if isinstance(error, OSError) else _told_of_storage(error)
+        if told is None:
+            raise
+        raise FpganError(f"cannot prepare {settings.name} in {settings.data_dir!r}: {told}; mend that and"
                          " run the same command again") from error
+
+
+def _told_of_storage(error: RuntimeError) -> str | None:
+    """Says what kept the writer of records, which raises RuntimeError with the system's words, from writing; or None."""
+    words = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS))
+    return next((word for word in words if word in str(error)), None)
 
 
 def _prepare_own(settings, folder, progress):

@@ -21,7 +21,7 @@ from pathlib import Path
 from fpgan.decoding.decode import DecodeJob
 from fpgan.decoding.rows import Counts, Row, row_file
 from fpgan.distributed.environment import Process
-from fpgan.distributed.work import Claim, Outcome, begin, remove_leftovers, run_shards, shard_name
+from fpgan.distributed.work import Claim, Outcome, begun, remove_leftovers, run_shards, shard_name
 from fpgan.errors import FpganError
 from fpgan.io.files import remove_temporaries, write_file
 from fpgan.io.listing import Source, image_sources
@@ -39,7 +39,8 @@ def is_folder(out: str | os.PathLike | None) -> bool:
 def decode_folder(job: DecodeJob, paths: Iterable[str | os.PathLike], folder: str | os.PathLike, *,
                   format: str = "jsonl", shard_size: int = SHARD_SIZE, process: Process | None = None,
                   sinks: Iterable[Callable[[Row], None]] = (),
-                  report: Callable[[str], None] | None = None) -> tuple[Outcome, Counts]:
+                  report: Callable[[str], None] | None = None,
+                  passed_over: Callable[[str], None] | None = None) -> tuple[Outcome, Counts]:
     """Decodes this process's share of images into a folder, going on where earlier processes ended.
 
     The images are listed twice, first only to count and hash them: so a list of any length needs little memory, and a folder
@@ -55,6 +56,7 @@ def decode_folder(job: DecodeJob, paths: Iterable[str | os.PathLike], folder: st
       process: which one of how many this is; the only one by default.
       sinks: are given every row that this process makes, besides the parts.
       report: is told in a line when this process waits for another.
+      passed_over: is told the path of each file that is no image by its name, see `fpgan.io.listing.image_sources`.
 
     Returns:
       What this process did, and the counts over all images of its share, whenever they were decoded.
@@ -69,14 +71,15 @@ def decode_folder(job: DecodeJob, paths: Iterable[str | os.PathLike], folder: st
         raise FpganError("to pool images, one process has to read them all into one table; give --out a file, such as v.csv")
     if shard_size < 1:
         raise FpganError(f"the shard size is {shard_size}; expected at least 1")
-    images, digests = _listed(paths, shard_size)
+    images, digests = _listed(paths, shard_size, passed_over or (lambda path: None))
     names = hashlib.sha256("".join(digests).encode()).hexdigest()
-    begin(folder, f"{_ABOUT}/settings.json", {"fpgan_rows": 1, **job.settings(), "images": images, "images_sha256": names,
-                                              "format": format, "shard_size": shard_size})
+    mark = {"fpgan_rows": 1, **job.settings(), "images": images, "images_sha256": names, "format": format,
+            "shard_size": shard_size}
     parts, shards = _Parts(folder, job, format, digests, list(sinks)), range(len(digests))
     mine = (process or Process()).shards(len(digests))
-    run_shards(parts.listed(paths, shard_size, mine), parts.make_many, claim_path=parts.claim_path,
-               is_finished=parts.is_finished, report=report or (lambda line: None), skip=parts.forget)
+    with begun(folder, f"{_ABOUT}/settings.json", mark):
+        run_shards(parts.listed(paths, shard_size, mine), parts.make_many, claim_path=parts.claim_path,
+                   is_finished=parts.is_finished, report=report or (lambda line: None), skip=parts.forget)
     counts = Counts()
     for shard in mine:
         counts.add_all(parts.counts(shard))
@@ -152,9 +155,9 @@ class _Parts:
         return self.folder / _ABOUT / f"{shard_name(shard, len(self.digests))}.json"
 
 
-def _listed(paths: list, shard_size: int) -> tuple[int, list[str]]:
+def _listed(paths: list, shard_size: int, passed_over: Callable[[str], None]) -> tuple[int, list[str]]:
     """Counts the images, and hashes the names in each shard."""
-    sources, images, digests = image_sources(paths), 0, []
+    sources, images, digests = image_sources(paths, passed_over), 0, []
     while group := list(itertools.islice(sources, shard_size)):
         images += len(group)
         digests.append(_digest(group))

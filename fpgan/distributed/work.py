@@ -7,6 +7,7 @@ of two jobs at once, say of an old one that was not stopped and of a new one wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -16,14 +17,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fpgan.errors import FpganError
-from fpgan.io.files import create_file, is_system_file, is_temporary, lock, reason, writing
+from fpgan.io.files import create_file, is_system_file, is_temporary, lock, reason, write_file, writing
 from fpgan.io.inputs import read_json
 
 _POLL = 1.0  # seconds between looks at a shard that another process holds
 
 
-def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
-    """Marks a folder as that of one piece of work, or makes sure that it is that already.
+@contextlib.contextmanager
+def begun(folder: str | os.PathLike, name: str, wanted: dict) -> Iterator[None]:
+    """Marks a folder as that of one piece of work, or makes sure that it is that already, while the block runs.
+
+    A folder that was marked but holds nothing yet, and where nobody is at work (a shared lock on the mark says so), takes
+    another piece of work: so that one may mend arguments with which nothing could be made.
 
     Args:
       folder: new, empty, or used for the same before.
@@ -34,26 +39,59 @@ def begin(folder: str | os.PathLike, name: str, wanted: dict) -> None:
       FpganError: the folder holds something else, or another piece of work.
     """
     folder, path = Path(folder), Path(folder) / name
+    content = json.dumps(wanted, indent=1).encode() + b"\n"
+    while True:
+        _refuse_foreign(folder, path)
+        create_file(path, content)
+        with contextlib.ExitStack() as stack:
+            try:
+                mark = stack.enter_context(open(path, "r+b"))
+                lock(mark, wait=True, shared=True)
+                if not os.path.samestat(os.fstat(mark.fileno()), os.stat(path)):
+                    continue  # replaced meanwhile
+                found = read_json(path, "; choose another folder")
+            except OSError as error:
+                raise FpganError(f"{path}: cannot be read ({reason(error)}); choose another folder") from error
+            told = _differences(path, found, wanted)
+            if not told:
+                yield
+                return
+            if not _holds_nothing(folder, path) or not lock(mark):
+                raise FpganError(f"{folder} was begun with other arguments: {'; '.join(told)}. Choose another folder, or "
+                                 "give the same arguments to go on")
+            write_file(path, content, sync=True)
+
+
+def _refuse_foreign(folder: Path, path: Path) -> None:
+    """Refuses a folder without a mark that holds other files."""
     try:
         if folder.exists() and not path.exists():
             foreign = [there for there in os.listdir(folder)
-                       if there[0] != "." and there != Path(name).parts[0] and not is_system_file(there)]
+                       if there[0] != "." and there != path.relative_to(folder).parts[0] and not is_system_file(there)]
             if foreign and not path.exists():  # another process may have begun just now
                 raise FpganError(f"{folder} holds other files, {min(foreign)!r} for one; choose another folder")
-        if not path.exists():
-            create_file(path, json.dumps(wanted, indent=1).encode() + b"\n")
-        found = read_json(path, "; choose another folder")
     except OSError as error:
         raise FpganError(f"{path}: cannot be read ({reason(error)}); choose another folder") from error
+
+
+def _differences(path: Path, found: dict, wanted: dict) -> list[str]:
+    """Says in what a mark differs from the one that is wanted."""
     kind = next(iter(wanted))
     if found.get(kind) != wanted[kind]:
         raise FpganError(f"{path} is not of this command, or of another fpgan; choose another folder")
     differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-    told = [f"other {key.removesuffix('_sha256')}" if key.endswith("_sha256") else
+    return [f"other {key.removesuffix('_sha256')}" if key.endswith("_sha256") else
             f"{key} {found.get(key)}, not {wanted.get(key)}" for key in differing]
-    if told:
-        raise FpganError(f"{folder} was begun with other arguments: {'; '.join(told)}. Choose another folder, or give the "
-                         "same arguments to go on")
+
+
+def _holds_nothing(folder: Path, mark: Path) -> bool:
+    """Returns whether a folder has, but for its mark, no file with content."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            path = Path(where) / name
+            if path != mark and not is_system_file(name) and path.stat().st_size:
+                return False
+    return True
 
 
 class Claim:

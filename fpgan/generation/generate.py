@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fpgan.attribution.registry import Registry
 from fpgan.distributed.environment import Process
-from fpgan.distributed.work import Claim, Outcome, begin, remove_leftovers, run_shards
+from fpgan.distributed.work import Claim, Outcome, begun, remove_leftovers, run_shards
 from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.generation.shards import KINDS, Shard
 from fpgan.io.provenance import cpu_count
@@ -57,9 +57,8 @@ def generate_set(model, registry: Registry, folder: str | os.PathLike, *, per_us
     what = sample_set(model, registry, per_user=per_user, seed=seed, container=container, encoding=encoding,
                       batch_size=batch_size, shard_size=shard_size)
     settings = what.settings
-    begin(folder, SETTINGS, settings.to_dict())
-    finished = finished_shards(folder, settings)
-    with _threads(workers or cpu_count()) as threads:
+    with begun(folder, SETTINGS, settings.to_dict()), _threads(workers or cpu_count()) as threads:
+        finished = finished_shards(folder, settings)
         pipeline = _Pipeline(model, folder, what, (process or Process()).shards(settings.shards), threads, progress)
         pipeline.run(finished, report or (lambda line: None))
     missing = settings.shards - len(finished_shards(folder, settings))

@@ -111,12 +111,13 @@ def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def lock(file: IO, wait: bool = False) -> bool:
+def lock(file: IO, wait: bool = False, shared: bool = False) -> bool:
     """Locks an open file (flock) until it is closed, by whatever.
 
     Args:
-      file: open for writing.
+      file: open for writing, or for reading where the lock is shared.
       wait: wait for another holder.
+      shared: let others hold a shared lock as well.
 
     Returns:
       Whether the lock is held; without `wait` False while another process has it.
@@ -127,7 +128,7 @@ def lock(file: IO, wait: bool = False) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:

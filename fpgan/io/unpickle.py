@@ -1,71 +1,13 @@
-"""Reads the authors' pickles and executes nothing in them.
+"""Reads pickles of networks and of trees of arrays, and executes nothing in them."""
 
-A pickle is a program for a stack machine. Python's own machine calls whatever the file names, and allocates whatever
-size the file states. The one here knows the few instructions that these files need; the few names that they may contain
-stand for functions below; an array is never larger than its bytes in the file.
-"""
-
-import dataclasses
-import math
 import mmap
 import os
-import pickletools
-import re
-from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from fpgan.errors import FpganError, printable
 from fpgan.io.inputs import open_regular
-
-_MAX_INSTRUCTIONS = 1_000_000  # the authors' largest file has some tens of thousands
-_MAX_INTEGER_BITS = 64
-_VERSIONS = (2, 3, 4)
-_ELEMENT = re.compile("f[248]|[iu][1248]|b1")
-
-
-class Refused(Exception):
-    """The file asks for something that is not allowed, or is damaged."""
-
-
-@dataclasses.dataclass(eq=False)
-class Network:
-    """One network of the file, as plain data.
-
-    Attributes:
-      name: e.g. "G".
-      arguments: the static arguments that its constructor was given.
-      components: its sub-networks by name.
-      variables: its own arrays by local name, such as "8x8/Conv0_up/weight".
-    """
-
-    name: str = ""
-    arguments: dict = dataclasses.field(default_factory=dict)
-    components: dict = dataclasses.field(default_factory=dict)
-    variables: dict = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(eq=False)
-class _ElementType:
-    """Stands for a numpy.dtype; the byte order comes later than the code."""
-
-    code: str
-    order: str = "="
-
-
-@dataclasses.dataclass(eq=False)
-class _Array:
-    """Stands for a numpy.ndarray; the content comes later than the object."""
-
-    content: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-    """A name that the file may contain: what calling it does, or what it is a class of."""
-
-    call: Callable | None = None
-    instance: type | None = None
+from fpgan.io.pickle_machine import Array, Network, Refused, brief, run
 
 
 def read_networks(path: str | os.PathLike) -> tuple[Network, ...]:
@@ -80,271 +22,61 @@ def read_networks(path: str | os.PathLike) -> tuple[Network, ...]:
     Raises:
       FpganError: if the file cannot be read, is damaged, or asks for anything but networks, arrays and plain containers.
     """
-    try:
-        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            result = _run(content)
-            _check_total(result, len(content))
-    except OSError as error:
-        raise FpganError(f"cannot read {path}: {error.strerror or error}; expected a pickle of the authors' networks"
-                         ) from None
-    except Refused as error:
-        raise FpganError(f"{path} is refused: {error}. Nothing in it was executed") from None
-    except (ValueError, IndexError) as error:  # of pickletools; of a stack or memo that lacks something
-        raise FpganError(f"{path} is damaged, truncated or no pickle ({printable(str(error)[:80])}); copy it again"
-                         ) from None
+    result = _read(path, "a pickle of the authors' networks")
     if not isinstance(result, tuple) or not all(isinstance(item, Network) for item in result):
         raise FpganError(f"{path} holds {brief(result)}; expected a tuple of the authors' networks")
     return result
 
 
+def read_arrays(path: str | os.PathLike) -> dict:
+    """Reads a tree of dicts with arrays of floating-point numbers at its leaves.
+
+    Args:
+      path: a pickle (protocol 2 or later).
+
+    Raises:
+      FpganError: if the file cannot be read, is damaged, or holds anything else.
+    """
+    return _arrays(_read(path, "a pickle of arrays"), path)
+
+
+def _arrays(value, path: str | os.PathLike):
+    if isinstance(value, dict):
+        return {key: _arrays(item, path) for key, item in value.items()}
+    if not isinstance(value, Array) or value.content is None or value.content.dtype.kind != "f":
+        raise FpganError(f"{path} holds {brief(value)} where a dict or an array of floating-point numbers was expected")
+    return value.content
+
+
+def _read(path: str | os.PathLike, expected: str):
+    """Runs a file's instructions; what goes wrong is told in one line."""
+    try:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            result = run(content)
+            _check_total(result, len(content))
+    except OSError as error:
+        raise FpganError(f"cannot read {path}: {error.strerror or error}; expected {expected}") from None
+    except Refused as error:
+        raise FpganError(f"{path} is refused: {error}. Nothing in it was executed") from None
+    except (ValueError, IndexError) as error:  # of pickletools; of a stack or memo that lacks something
+        raise FpganError(f"{path} is damaged, truncated or no pickle ({printable(str(error)[:80])}); copy it again"
+                         ) from None
+    return result
+
+
 def _check_total(result, size: int) -> None:
     """Refuses arrays of more bytes in all than the file has: one that is used again and again, which fills the memory."""
-    waiting, seen, total = list(result) if isinstance(result, tuple) else [], set(), 0
+    waiting, seen, total = [result], set(), 0
     while waiting:
-        network = waiting.pop()
-        if not isinstance(network, Network) or id(network) in seen:
-            continue
-        seen.add(id(network))
-        total += sum(array.nbytes for array in network.variables.values())
-        waiting += network.components.values()
+        item = waiting.pop()
+        if isinstance(item, np.ndarray):
+            total += item.nbytes
+        elif isinstance(item, Array):
+            waiting.append(item.content)
+        elif id(item) not in seen:
+            seen.add(id(item))
+            parts = {**item.variables, **item.components} if isinstance(item, Network) else item
+            waiting += parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (tuple, list)) else ()
     if total > size:
-        raise Refused(f"its networks have arrays of {total:,} bytes in all, more than the {size:,} bytes of the file: some "
-                      "are used several times")
-
-
-def brief(value) -> str:
-    """A short description of a value from the file on one line; big or nested values by their type alone."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return printable(repr(value)[:80])
-    if isinstance(value, (tuple, list, dict)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__.strip('_')}"
-
-
-def _run(content) -> object:
-    """Runs the pickle's instructions; returns what is on top of the stack at the end."""
-    machine = _Machine()
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
-        if count > _MAX_INSTRUCTIONS:
-            raise Refused(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
-        if instruction.name == "STOP":
-            return machine.pop()
-        if instruction.name not in _INSTRUCTIONS:
-            raise Refused(f"it contains the instruction {instruction.name}, which networks do not need")
-        _INSTRUCTIONS[instruction.name](machine, argument)
-    raise ValueError("no end")
-
-
-class _Machine:
-    """The stack, the places marked in it, and the memo, where objects wait to be used again."""
-
-    def __init__(self):
-        self.stack, self.marks, self.memo = [], [], {}
-
-    def push(self, value) -> None:
-        """Puts a value on top of the stack."""
-        self.stack.append(value)
-
-    def pop(self):
-        """Takes the top value, but none below the last mark."""
-        if self.marks and self.marks[-1] == len(self.stack):
-            raise ValueError("an instruction without its operand")
-        return self.stack.pop()
-
-    def pop_many(self, count: int) -> list:
-        """Takes the top values, in the order in which they came."""
-        return [self.pop() for _ in range(count)][::-1]
-
-    def pop_to_mark(self) -> list:
-        """Takes the values above the last mark, and the mark."""
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def recall(self, index: int) -> None:
-        """Puts an object of the memo on top of the stack."""
-        if index not in self.memo:
-            raise ValueError("a reference to nothing")
-        self.push(self.memo[index])
-
-    def top(self, kind: type):
-        """The object on top, which stays; it must be of a kind."""
-        if not self.stack or type(self.stack[-1]) is not kind:
-            raise ValueError(f"an instruction for a {kind.__name__} on something else")
-        return self.stack[-1]
-
-
-def _push_integer(machine: _Machine, value: int) -> None:
-    if value.bit_length() > _MAX_INTEGER_BITS:
-        raise Refused(f"it contains an integer of {value.bit_length():,} bits")
-    machine.push(value)
-
-
-def _extend(machine: _Machine, items: list) -> None:
-    machine.top(list).extend(items)
-
-
-def _set_items(machine: _Machine, items: list) -> None:
-    target = machine.top(dict)
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, str):
-            raise Refused(f"it contains a dict with the key {brief(key)}; only strings are expected")
-        target[key] = value
-
-
-def _find(machine: _Machine, module, name) -> None:
-    """Pushes what an allowed name stands for."""
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("a name that is no string")
-    if (module, name) not in _NAMES:
-        raise Refused(f"it asks for {printable(f'{module}.{name}'[:80])}; only NumPy arrays, plain containers and networks "
-                      "of dnnlib.tflib.network are allowed")
-    machine.push(_NAMES[module, name])
-
-
-def _reduce(machine: _Machine) -> None:
-    name, arguments = machine.pop_many(2)
-    if not isinstance(name, _Name) or name.call is None or not isinstance(arguments, tuple):
-        raise Refused(f"it calls {brief(name)}; only what rebuilds an array may be called")
-    try:
-        machine.push(name.call(*arguments))
-    except TypeError:
-        raise ValueError("a wrong number of arguments") from None
-
-
-def _new(machine: _Machine) -> None:
-    name, arguments = machine.pop_many(2)
-    if not isinstance(name, _Name) or name.instance is not Network or arguments != ():
-        raise Refused(f"it makes an object of {brief(name)}; only networks may be made")
-    machine.push(Network())
-
-
-def _build(machine: _Machine) -> None:
-    state = machine.pop()
-    target = machine.stack[-1]
-    if type(target) not in _SETTERS:
-        raise Refused(f"it sets the state of {brief(target)}")
-    _SETTERS[type(target)](target, state)
-
-
-def _element_type(code, *flags) -> _ElementType:
-    if not isinstance(code, str) or not _ELEMENT.fullmatch(code):
-        raise Refused(f"it contains an array of the type {brief(code)}; only numbers are expected")
-    return _ElementType(code)
-
-
-def _set_element_type(target: _ElementType, state) -> None:
-    """State as NumPy writes it: version, byte order, and what structured types have."""
-    if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
-        raise ValueError("an array type with an unknown state")
-    if state[2:5] != (None, None, None):
-        raise Refused("it contains an array of a structured type")
-    target.order = state[1]
-
-
-def _empty_array(kind, shape, code) -> _Array:
-    if not isinstance(kind, _Name) or kind.instance is not np.ndarray:
-        raise Refused(f"it makes an array of the class {brief(kind)}")
-    return _Array()
-
-
-def _set_array(target: _Array, state) -> None:
-    if not isinstance(state, tuple) or len(state) != 5:
-        raise ValueError("an array with an unknown state")
-    _, shape, element, fortran, data = state
-    target.content = _content(data, element, shape, "F" if fortran else "C")
-
-
-def _scalar(element, data) -> _Array:
-    return _Array(_content(data, element, (), "C"))
-
-
-def _array_from_buffer(data, element, shape, order) -> _Array:
-    if order not in ("C", "F"):
-        raise ValueError("an array in an unknown order")
-    return _Array(_content(data, element, shape, order))
-
-
-def _content(data, element, shape, order: str) -> np.ndarray:
-    """A read-only array on bytes of the file; it has no room but these."""
-    if not isinstance(data, (bytes, bytearray)) or not isinstance(element, _ElementType):
-        raise Refused(f"it contains an array of {brief(data)}, where bytes and a type of numbers are expected")
-    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(size) is int and size > 0 for size in shape):
-        raise Refused(f"it contains an array with the shape {brief(shape)}, where positive sizes are expected")
-    kind = np.dtype(element.code).newbyteorder(element.order)
-    if math.prod(shape) * kind.itemsize != len(data):
-        raise Refused(f"it contains an array of {brief(math.prod(shape))} numbers with {len(data):,} bytes of content")
-    return np.frombuffer(bytes(data), kind).reshape(shape, order=order)
-
-
-def _set_network(target: Network, state) -> None:
-    """Takes what describes a network; its source code, build_module_src, is dropped unread."""
-    if not isinstance(state, dict):
-        raise Refused(f"it contains a network with {brief(state)} as its state")
-    if state.get("version") not in _VERSIONS:
-        raise Refused(f"it contains a network of version {brief(state.get('version'))}; 2, 3 and 4 are known")
-    name, arguments, components = (state.get(key) for key in ("name", "static_kwargs", "components"))
-    if not isinstance(name, str) or not isinstance(arguments, dict) or not isinstance(components, dict):
-        raise Refused("it contains a network without name, static_kwargs or components")
-    target.name, target.arguments, target.components = name, arguments, components
-    if not all(isinstance(part, Network) for part in components.values()):
-        raise Refused(f"it contains a network {brief(name)} with a component that is none")
-    target.variables = dict(_variables(name, state.get("variables")))
-
-
-def _variables(network: str, listed) -> Iterator[tuple[str, np.ndarray]]:
-    if not isinstance(listed, list):
-        raise Refused(f"it contains a network {brief(network)} without a list of variables")
-    for item in listed:
-        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
-            raise Refused(f"the network {brief(network)} has a variable that is no pair of name and array")
-        if not isinstance(item[1], _Array) or item[1].content is None:
-            raise Refused(f"the variable {brief(item[0])} of the network {brief(network)} is {brief(item[1])}, no array")
-        yield item[0], item[1].content
-
-
-_SETTERS = {_ElementType: _set_element_type, _Array: _set_array, Network: _set_network}
-
-_NAMES = {
-    ("dnnlib.tflib.network", "Network"): _Name(instance=Network),
-    ("numpy", "ndarray"): _Name(instance=np.ndarray),
-    ("numpy", "dtype"): _Name(call=_element_type),
-}
-for _numpy in ("numpy.core", "numpy._core"):
-    _NAMES |= {
-        (f"{_numpy}.multiarray", "_reconstruct"): _Name(call=_empty_array),
-        (f"{_numpy}.multiarray", "scalar"): _Name(call=_scalar),
-        (f"{_numpy}.numeric", "_frombuffer"): _Name(call=_array_from_buffer),
-    }
-
-_INSTRUCTIONS: dict[str, Callable[[_Machine, object], None]] = {
-    "MARK": lambda m, _: m.marks.append(len(m.stack)),
-    "NONE": lambda m, _: m.push(None),
-    "NEWTRUE": lambda m, _: m.push(True),
-    "NEWFALSE": lambda m, _: m.push(False),
-    "EMPTY_TUPLE": lambda m, _: m.push(()),
-    "TUPLE1": lambda m, _: m.push(tuple(m.pop_many(1))),
-    "TUPLE2": lambda m, _: m.push(tuple(m.pop_many(2))),
-    "TUPLE3": lambda m, _: m.push(tuple(m.pop_many(3))),
-    "TUPLE": lambda m, _: m.push(tuple(m.pop_to_mark())),
-    "EMPTY_LIST": lambda m, _: m.push([]),
-    "APPEND": lambda m, _: _extend(m, m.pop_many(1)),
-    "APPENDS": lambda m, _: _extend(m, m.pop_to_mark()),
-    "EMPTY_DICT": lambda m, _: m.push({}),
-    "SETITEM": lambda m, _: _set_items(m, m.pop_many(2)),
-    "SETITEMS": lambda m, _: _set_items(m, m.pop_to_mark()),
-    "MEMOIZE": lambda m, _: m.memo.__setitem__(len(m.memo), m.stack[-1]),
-    "GLOBAL": lambda m, argument: _find(m, *argument.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: _find(m, *m.pop_many(2)),
-    "INST": lambda m, argument: _find(m, *argument.split(" ", 1)),  # refused by name unless allowed, and then useless
-    "REDUCE": lambda m, _: _reduce(m),
-    "NEWOBJ": lambda m, _: _new(m),
-    "BUILD": lambda m, _: _build(m),
-}
-_INSTRUCTIONS |= dict.fromkeys(("PROTO", "FRAME"), lambda m, _: None)
-_INSTRUCTIONS |= dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), _push_integer)
-_INSTRUCTIONS |= dict.fromkeys(("BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
-                                "BINBYTES8", "BYTEARRAY8"), _Machine.push)
-_INSTRUCTIONS |= dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda m, index: m.memo.__setitem__(index, m.stack[-1]))
-_INSTRUCTIONS |= dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.recall)
+        raise Refused(f"its arrays have {total:,} bytes in all, more than the {size:,} bytes of the file: some are "
+                      "used several times")
