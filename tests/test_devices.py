@@ -53,11 +53,13 @@ def test_each_device_gets_a_batch_and_holds_the_parameters_once(model, monkeypat
     for array, part in zip(eight, four, strict=True):
         assert array.sharding.is_fully_replicated and len(array.addressable_shards) == 8
         places = {shard.device: shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards}
-        assert {shard.device: shard.data.unsafe_buffer_pointer() for shard in part.addressable_shards}.items() <= places.items()
+        parts = {shard.device: shard.data.unsafe_buffer_pointer() for shard in part.addressable_shards}
+        assert len(parts) == 4 and parts.items() <= places.items()
 
 
 @pytest.mark.parametrize("batch_size, count, least, expected", [
-    (60_000, 2, 1, 2), (60_000, 2, 16, 16), (64, 100, 1, 64), (64, 33, 1, 64), (64, 17, 16, 32), (8, 1, 16, 8), (64, 0, 1, 1)])
+    (60_000, 2, 1, 2), (60_000, 2, 16, 16), (64, 100, 1, 64), (64, 33, 1, 64), (64, 17, 16, 32), (8, 1, 16, 8),
+    (64, 0, 1, 1)])
 def test_few_images_need_no_large_batch(batch_size, count, least, expected):
     assert programs.fitting_batch(batch_size, count, least) == expected
 
@@ -71,7 +73,8 @@ def test_two_images_are_not_padded_to_a_batch_of_60000(model, monkeypatch):
 
 
 def test_a_batch_that_no_machine_holds_is_refused(model, tmp_path):
-    for call in (lambda: model.generate("0f", [1], batch_size=10**12), lambda: model.decode(np.zeros((1, 8, 8, 3)), batch_size=10**12),
+    for call in (lambda: model.generate("0f", [1], batch_size=10**12),
+                 lambda: model.decode(np.zeros((1, 8, 8, 3)), batch_size=10**12),
                  lambda: generate_set(FakeModel(), issue(["a"], N_BITS), tmp_path / "set", per_user=1, seed=0,
                                       batch_size=2 * 10**9)):
         with pytest.raises(FpganError, match="its images alone take .* GB; expected at most"):

@@ -21,7 +21,7 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
-TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "attribute")
+TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "attribute", "startup")
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
@@ -58,13 +58,17 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
 
             model = from_params(network, params, {})
             results[task] = pipeline.bench_pipeline(model, settings.batches, settings.images, settings.repeats,
-                                                    settings.seed)
+                                                    settings.seed, settings.devices)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
         elif task == "attribute":
             from fpgan.benchmarks.attribute import bench_attribution
 
             results[task] = bench_attribution(settings.registry_sizes, settings.batches, settings.repeats, settings.seed)
+        elif task == "startup":
+            from fpgan.benchmarks.startup import bench_startup
+
+            results[task] = bench_startup(settings.model, settings.repeats)
         else:
             from fpgan.benchmarks.scaling import bench_scaling
 
@@ -111,6 +115,11 @@ def table(results: dict) -> str:
                 from fpgan.benchmarks import pipeline
 
                 lines += ["", f"pipeline: {_architecture(results['network'])}", *pipeline.lines(part)]
+                continue
+            if task == "startup":
+                from fpgan.benchmarks import startup
+
+                lines += ["", *startup.lines(part)]
                 continue
             if task == "attribute":
                 from fpgan.benchmarks import attribute

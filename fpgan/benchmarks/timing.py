@@ -12,7 +12,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fpgan.distributed import profiler
 from fpgan.distributed.devices import pmap, replicate
+from fpgan.model import DEFAULT_MODEL
 from fpgan.networks.config import NetworkConfig
 
 # An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
@@ -72,16 +74,19 @@ def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Pr
 def time_interleaved(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hashable, list[float]]:
     """Times calls one after the other, turn after turn, after one call each that does not count.
 
+    Each is a step of its name in a trace, if one is being written (`fpgan.distributed.profiler`).
+
     Returns:
       The seconds of each call, one per turn, until its outputs are there.
     """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds = {name: [] for name in calls}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, call in calls.items():
             started = time.perf_counter()
-            jax.block_until_ready(call())
+            with profiler.step(str(name), turn):
+                jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - started)
     return seconds
 
@@ -116,11 +121,13 @@ class Settings:
       grouped_batch: batch size of the comparison with grouped convolutions; 0 leaves it out.
       fingerprints: how many distinct ones the traces are counted over; 0 leaves it out.
       seed: of parameters and inputs.
-      devices: numbers of devices that share the largest batch, for "scaling"; none leaves the measurement out.
+      devices: numbers of devices, for "scaling" (which share the largest batch; none leaves the measurement out) and for
+        "pipeline" (a batch each).
       device_batch: images per device in the predictions of "scaling".
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
       registry_sizes: numbers of users for "attribute".
+      model: name or folder of the model of "startup".
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -133,3 +140,4 @@ class Settings:
     utilization: float = 0.3
     images: int = 1024
     registry_sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    model: str = DEFAULT_MODEL

@@ -62,7 +62,11 @@ class DecodeJob:
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Yields what is known about each image that `image_sources` has found, in order; or about each pool of them."""
-        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers)
+        return self.rows_of(contents_of(sources))
+
+    def rows_of(self, contents: Iterable[tuple[str, str | bytes | FpganError]]) -> Iterator[Row]:
+        """As `rows`, of images as they come: names with paths, with the bytes of image files, or with errors."""
+        rows = decode_contents(self.model, contents, batch_size=self.batch_size, workers=self.workers)
         if self.pool is not None:
             rows = pool_rows(rows, suspects_by(self.pool))
         if self.registry is None:
@@ -118,12 +122,17 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
 
 def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8) -> Iterator[Row]:
     """As `decode_files`, of images that `image_sources` has found."""
+    return decode_contents(model, contents_of(sources), batch_size=batch_size, workers=workers)
+
+
+def decode_contents(model, contents: Iterable[tuple[str, str | bytes | FpganError]], *, batch_size: int = 64,
+                    workers: int = 8) -> Iterator[Row]:
+    """As `decode_files`, of images as they come: names with paths, with the bytes of image files, or with errors."""
     check_batch_size(batch_size, model.resolution)
     devices = len(local_devices())
     with _reading_threads(workers) as pool:
         waiting: deque[tuple[str, Future]] = deque()
-        contents = contents_of(sources)
-        first = True
+        contents, first = iter(contents), True
         while True:
             encoded = 0  # bytes of records that are in memory
             for name, content in contents:

@@ -84,8 +84,8 @@ class Model:
           seeds: an integer in [0, 2^32) for all images, or one per image.
           labels: for a conditional model, the class in [0, label_size) for all images, or one per image; None draws each
             from its seed.
-          batch_size: images per call of the compiled program, on each device; the last batch is padded. For fewer images than
-            that the program is smaller, but not below SMALLEST (16).
+          batch_size: images per call of the compiled program, on each device; the last batch is padded. For fewer images
+            than that the program is smaller, but not below SMALLEST (16).
           devices: how many of this process's devices share the work; all by default. The bytes do not depend on it.
           exact: use a program of this very batch size, however few the images.
 
@@ -99,8 +99,8 @@ class Model:
         return to_uint8(self.generate_float(fingerprints, seeds, labels=labels, batch_size=batch_size, devices=devices,
                                             exact=exact))
 
-    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
-                       batch_size: int = 16, devices: int | None = None, exact: bool = False) -> np.ndarray:
+    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None, batch_size: int = 16,
+                       devices: int | None = None, exact: bool = False) -> np.ndarray:
         """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
         inputs = {"fingerprints": bits, "seeds": _check_seeds(seeds)}
@@ -108,7 +108,8 @@ class Model:
             inputs["labels"] = _check_labels(labels, self.config.label_size)
         inputs = _broadcast(inputs)
         shape = (self.resolution, self.resolution, self.config.channels)
-        return self._run("generator", generate_program, inputs, batch_size, batch_size if exact else SMALLEST, devices, shape)
+        least = batch_size if exact else SMALLEST
+        return self._run("generator", generate_program, inputs, batch_size, least, devices, shape)
 
     def decode(self, images: np.ndarray, *, batch_size: int = 64, devices: int | None = None,
                exact: bool = False) -> np.ndarray:
@@ -116,8 +117,8 @@ class Model:
 
         Args:
           images: uint8 [N, R, R, channels], or floats in [-1, 1].
-          batch_size: images per call of the compiled program, on each device; the last batch is padded. For fewer images than
-            that the program is smaller.
+          batch_size: images per call of the compiled program, on each device; the last batch is padded. For fewer images
+            than that the program is smaller.
           devices: how many of this process's devices share the work; all by default. The logits do not depend on it.
           exact: use a program of this very batch size, however few the images.
 
@@ -133,7 +134,8 @@ class Model:
             raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected "
                              f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
         images = images if images.dtype == np.uint8 else images.astype(np.float32)
-        return self._run("decoder", decode_program, (images,), batch_size, batch_size if exact else 1, devices, (self.n_bits,))
+        least = batch_size if exact else 1
+        return self._run("decoder", decode_program, (images,), batch_size, least, devices, (self.n_bits,))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the model directory: to a temporary name first, then renamed, replacing an older model there."""
