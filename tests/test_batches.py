@@ -101,7 +101,8 @@ def test_ray_reads_everything_once_though_a_worker_is_killed(folder, tmp_path):
     variables = {"PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     ray.init(num_cpus=3, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
     try:
-        images = ray.data.read_binary_files(str(folder / "set"), include_paths=True, override_num_blocks=4)
+        images = ray.data.read_binary_files(str(folder / "set"), include_paths=True, file_extensions=["png"],
+                                            override_num_blocks=4)
         options = {"registry": str(folder / "registry.csv"), "batch_size": 4, "notes": str(tmp_path)}
         rows = images.map_batches(Mortal, fn_constructor_kwargs=options, batch_size=4, concurrency=2)
         rows.write_parquet(str(tmp_path / "verdicts"))

@@ -79,6 +79,7 @@ def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
     read = []
     plain = decode.read_image
     monkeypatch.setattr(decode, "read_image", lambda path, size: (read.append(path), plain(path, size))[1])
+    monkeypatch.setattr(decode, "local_devices", lambda: (0,))
     rows = decode_files(FakeModel(), [samples], batch_size=2)
     next(rows)
     assert len(read) <= 8

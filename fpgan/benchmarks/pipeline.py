@@ -54,8 +54,8 @@ def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, see
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cpu_count()) as pool:
             calls, cpu = _with_cpu_time(_calls(model, count, batch, images, seed, encoding, Path(folder), pool))
             seconds = time_interleaved(calls, repeats)
-        rows += [{"devices": count, "batch": batch, "encoding": encoding, "container": name} | _rates(seconds, cpu, name, images)
-                 for name in seconds if name not in ("generate", "encode")]
+        rows += [{"devices": count, "batch": batch, "encoding": encoding, "container": name}
+                 | _rates(seconds, cpu, name, images) for name in seconds if name not in ("generate", "encode")]
     virtual = max(counts) > 1 and jax.default_backend() == "cpu"
     return {"images": images, "threads": cpu_count(), "virtual": virtual, "rows": rows}
 
@@ -75,7 +75,8 @@ def lines(result: dict) -> list[str]:
             "CPU time: the same of the time that CPU cores were at work"]
 
 
-def _calls(model, devices: int, batch: int, images: int, seed: int, encoding: str, folder: Path, pool: Executor) -> dict[str, Callable]:
+def _calls(model, devices: int, batch: int, images: int, seed: int, encoding: str, folder: Path,
+           pool: Executor) -> dict[str, Callable]:
     """What is timed: name -> call."""
     users = images // _PER_USER
     bits = np.random.default_rng(seed).integers(0, 2, (users, model.n_bits), dtype=np.uint8)

@@ -37,8 +37,8 @@ def bench_startup(name: str, repeats: int) -> dict:
       repeats: turns; a time is the median over them.
 
     Returns:
-      {"model", "repeats", "rows"}: a row for each process, with what it is, cpu_seconds, seconds, and cpu_over_import, what it
-      takes more than `import jax` in the same turn.
+      {"model", "repeats", "rows"}: a row for each process, with what it is, cpu_seconds, seconds, and cpu_over_import, what
+      it takes more than `import jax` in the same turn.
 
     Raises:
       FpganError: the command does not attribute the image to whom it belongs.
@@ -66,8 +66,8 @@ def lines(result: dict) -> list[str]:
     head = f"{'process':<22}{'CPU s':>8}{'(least-most)':>16}{'more than import jax':>23}{'on the clock s':>17}"
     rows = [f"{row['what']:<22}{row['cpu_seconds']:>8.2f}{_range(row):>16}{row['cpu_over_import']:>23.2f}"
             f"{row['seconds']:>17.2f}" for row in result["rows"]]
-    return [f"startup: fpgan attribute one.png, model {result['model']}, medians over {result['repeats']} turns", head, *rows,
-            "cold: with an empty cache of compiled programs; warm: the same command again"]
+    return [f"startup: fpgan attribute one.png, model {result['model']}, medians over {result['repeats']} turns", head,
+            *rows, "cold: with an empty cache of compiled programs; warm: the same command again"]
 
 
 def _row(what: str, times: Mapping[str, list[tuple[float, float]]]) -> dict:

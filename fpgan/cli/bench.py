@@ -33,7 +33,8 @@ warm, beside `import jax`. docs/benchmarks.md says how to read a trace.
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, pipeline, train-step, scaling, attribute, startup; the first two without any")
+                        help="generate, decode, pipeline, train-step, scaling, attribute, startup; the first two without "
+                             "any")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -50,7 +51,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--images", type=positive, default=1024, help="made in each turn of pipeline (1024)")
     parser.add_argument("--config", help="config file for train-step and scaling")
     parser.add_argument("--devices", metavar="COUNTS",
-                        help="numbers of devices for scaling (1,2,4,8; empty: predictions alone) and pipeline (all there are)")
+                        help="numbers of devices for scaling (1,2,4,8; empty: predictions alone) and pipeline (all that "
+                             "there are)")
     parser.add_argument("--predict", metavar="CONFIG", help="config of scaling's predictions (that of --config)")
     parser.add_argument("--device-batch", type=positive, default=8, metavar="SIZE",
                         help="images per device in the predictions (8)")

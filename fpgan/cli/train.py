@@ -23,18 +23,39 @@ def add_arguments(parser):
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: where process 0 awaits the others")
     parser.add_argument("--num-processes", type=int, metavar="N", help="several processes: how many")
     parser.add_argument("--process-id", type=int, metavar="I", help="several processes: which one this is, from 0")
+    parser.add_argument("--profile", metavar="FIRST:STOP", help="trace these steps into WORKDIR/profile, such as 100:110, "
+                        "for jax.profiler's viewers, and sum them up (docs/benchmarks.md)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
 
 
 def run(args) -> int:
     """Trains."""
+    import contextlib
+    import os
+
     from fpgan.distributed import runtime
+    from fpgan.distributed.profiler import StepTrace, parse_steps
     from fpgan.errors import missing_extra
 
-    with runtime.together("fpgan train", args.coordinator, args.num_processes, args.process_id):
+    trace = StepTrace(os.path.join(args.workdir, "profile"), *parse_steps(args.profile)) if args.profile else None
+    with (runtime.together("fpgan train", args.coordinator, args.num_processes, args.process_id),
+          trace or contextlib.nullcontext()):
         try:
             from fpgan.training import config, loop
         except ModuleNotFoundError as error:
             raise missing_extra(error.name, "train") from None
-        loop.train(config.load(args.config, args.overrides), args.workdir, report=lambda line: print(line, flush=True))
+        loop.train(config.load(args.config, args.overrides), args.workdir, report=lambda line: print(line, flush=True),
+                   trace=trace)
+    if trace:
+        _tell_trace(trace)
     return 0
+
+
+def _tell_trace(trace) -> None:
+    """Sums up a trace, or says that the run did not come to its steps."""
+    from fpgan.benchmarks.trace import summary
+
+    if trace.written:
+        print("\n".join(summary(trace.folder)))
+    else:
+        print(f"no trace: the run did not come to step {trace.first}")

@@ -77,8 +77,8 @@ class BatchReader:
         """
         missing = [repr(name) for name in (self.names, self.images) if name not in batch]
         if missing:
-            raise FpganError(f"the batch has no column {' and no '.join(missing)}, but {shown(', '.join(batch))}; in Ray Data, "
-                             "read_binary_files(..., include_paths=True) gives 'bytes' and 'path'; else name them with "
+            raise FpganError(f"the batch has no column {' and no '.join(missing)}, but {shown(', '.join(batch))}; in "
+                             "Ray Data, read_binary_files(..., include_paths=True) gives 'bytes' and 'path'; else name them with "
                              "images=... and names=...")
         verdicts = self.job.registry is not None
         rows = self.rows(zip(map(str, batch[self.names]), batch[self.images], strict=True))

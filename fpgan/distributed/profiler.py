@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fpgan.errors import FpganError, reason
 
@@ -52,3 +52,54 @@ def step(name: str, number: int):
     import jax
 
     return jax.profiler.StepTraceAnnotation(name, step_num=number)
+
+
+class StepTrace:
+    """A trace of some steps of a run, each named by its number; to be used as a context, which ends it whatever happens.
+
+    Attributes:
+      folder: where it is written.
+      first, stop: the first step, and the one behind the last.
+    """
+
+    def __init__(self, folder: str | os.PathLike, first: int, stop: int):
+        self.folder, self.first, self.stop = folder, first, stop
+        self._recording = False
+        self.written = False
+
+    def follow(self, batches: Iterable, start: int) -> Iterator:
+        """Yields what a loop takes for its steps, from step `start` on; a step lasts until the next one is asked for."""
+        for number, batch in enumerate(batches, start):
+            if number == self.first:
+                start_trace(self.folder)
+                self._recording = True
+            if number == self.stop:
+                self._end()
+            with step("step", number) if self._recording else contextlib.nullcontext():
+                yield batch
+
+    def __enter__(self) -> StepTrace:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        """Writes the trace, with what the devices still have to do."""
+        if not self._recording:
+            return
+        import jax
+
+        self._recording = False
+        for device in jax.local_devices():  # work on a device is done in the order in which it came
+            (jax.device_put(0.0, device) + 1).block_until_ready()
+        stop_trace()
+        self.written = True
+
+
+def parse_steps(text: str) -> tuple[int, int]:
+    """Parses FIRST:STOP, such as 100:110 for the steps 100 to 109; raises FpganError for anything else."""
+    first, colon, stop = text.partition(":")
+    if not (colon and first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+        raise FpganError(f"{text!r} are no steps; expected FIRST:STOP, such as 100:110 for the steps 100 to 109")
+    return int(first), int(stop)

@@ -3,7 +3,8 @@
 Each process makes the shards of its share, one after the other (see `fpgan.distributed.work`). Of a shard, batches of fixed
 size go through stages that work at the same time: the devices generate, a batch each, threads encode (and write, if
 every image is a file), this thread appends to the journal of the shard (see `fpgan.generation.shards`), and another one
-finishes the shard before. What is not in a journal when a process is killed is made again: the batches on their way, at most IN_FLIGHT.
+finishes the shard before. What is not in a journal when a process is killed is made again: the batches on their way, at
+most IN_FLIGHT on each device.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from fpgan.data.sources import open_source
 from fpgan.distributed import runtime
 from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplicate
 from fpgan.distributed.preemption import StopFlag
+from fpgan.distributed.profiler import StepTrace
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training.checkpoint import Checkpoints, check_config, last_step, resume_hint, settle_data, write_config
@@ -27,7 +28,8 @@ class TrainingDiverged(FpganError):
     """A loss or a parameter is no longer finite."""
 
 
-def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None) -> TrainState:
+def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None, *,
+          trace: StepTrace | None = None) -> TrainState:
     """Trains, or continues to train, in a working directory.
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
@@ -38,6 +40,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
       config: the training config.
       workdir: holds config.json, checkpoints/, metrics.jsonl and the sample grids.
       report: is given each line of progress.
+      trace: of some of the steps; none without it.
 
     Returns:
       The last state, unreplicated.
@@ -47,12 +50,13 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
     """
     stop = StopFlag()
     try:
-        return _train(config, Path(workdir), report, stop)
+        return _train(config, Path(workdir), report, stop, trace)
     finally:
         stop.restore()
 
 
-def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag) -> TrainState:
+def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag,
+           trace: StepTrace | None) -> TrainState:
     """As train, with SIGTERM already noted."""
     report = report if is_main() else lambda line: None
     network = NetworkConfig.from_dict(config.network.to_dict())
@@ -73,6 +77,7 @@ def _train(config, workdir: Path, report: Callable[[str], None], stop: StopFlag)
         write_config(workdir, config)
     start, last = int(state.step), config.total_images // config.batch_size
     images = real_batches(config, source, start)
+    images = trace.follow(images, start) if trace else images
     draw = functools.partial(write_grids, workdir, network, source=source, seed=config.seed)
     draw(state)
     monitor = Monitor(config, network, source)
