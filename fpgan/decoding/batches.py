@@ -59,7 +59,7 @@ class BatchReader:
         if registry is not None and not isinstance(registry, Registry):
             registry = open_store(registry, n_bits=model.n_bits).registry()
         self.job = DecodeJob(model, registry, false_positive_rate, batch_size, threads)
-        self.images, self.names = images, names
+        self.images, self.names, self._verdicts = images, names, registry is not None
         self.job.meaning()  # refuses what can give no verdicts, before anything is read
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pyarrow.Table:
@@ -78,11 +78,15 @@ class BatchReader:
         missing = [repr(name) for name in (self.names, self.images) if name not in batch]
         if missing:
             raise FpganError(f"the batch has no column {' and no '.join(missing)}, but {shown(', '.join(batch))}; in "
-                             "Ray Data, read_binary_files(..., include_paths=True) gives 'bytes' and 'path'; else name them with "
-                             "images=... and names=...")
-        verdicts = self.job.registry is not None
+                             "Ray Data, read_binary_files(..., include_paths=True) gives 'bytes' and 'path'; else name them "
+                             "with images=... and names=...")
         rows = self.rows(zip(map(str, batch[self.names]), batch[self.images], strict=True))
-        return arrow_table((row.columns(verdicts) for row in rows), column_types(verdicts))
+        return arrow_table((row.columns(self._verdicts) for row in rows), column_types(self._verdicts))
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        """The columns of the tables and their types."""
+        return arrow_table((), column_types(self._verdicts)).schema
 
     def rows(self, images: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[Row]:
         """Yields a Row for each name and image, in order; for engines that pass on one element at a time."""
