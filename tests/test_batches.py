@@ -49,7 +49,7 @@ def test_a_batch_gives_the_rows_of_the_files(folder):
             assert found[row["file"]] == row and row["user"] == Path(row["file"]).parent.name
         else:
             assert "not an image" in found[row["file"]]["error"] and found[row["file"]]["verdict"] is None
-    assert table.schema == reader.schema and str(table.schema.field("log10_p").type) == "double"  # also where a batch knows nothing:
+    assert table.schema == reader.schema and str(table.schema.field("log10_p").type) == "double"
     nothing = reader({"path": ["x"], "bytes": [b"no image"]})
     assert nothing.schema == table.schema and nothing.num_rows == 1
 
