@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fpgan.errors import FpganError
 from fpgan.io import cache
 
 HERE = Path(__file__).parent
@@ -102,6 +103,23 @@ def test_a_place_that_cannot_be_written_means_no_cache(folder, monkeypatch):
     assert not cache.has_seen("digest")
 
 
+def test_a_folder_of_somebody_else_or_without_locks_is_not_used(folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with cache.compiled_programs() as view:
+        assert view is None
+    monkeypatch.undo()
+    monkeypatch.setenv("FPGAN_CACHE", str(folder))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+    def refuse(file):
+        raise FpganError("this file system has no locks")
+
+    monkeypatch.setattr(cache, "lock", refuse)
+    with cache.compiled_programs() as view:
+        assert view is None
+    assert not list(folder.glob("programs-*/*"))
+
+
 def test_without_hard_links_it_copies(folder, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError(1, "Operation not permitted")
@@ -113,10 +131,13 @@ def test_without_hard_links_it_copies(folder, monkeypatch):
     assert entries(folder) == ["a-cache"]
 
 
-def test_what_is_in_order_is_remembered(folder):
+def test_what_is_in_order_is_remembered(folder, monkeypatch):
     assert not cache.has_seen("digest")
     cache.remember("digest")
     assert cache.has_seen("digest") and not cache.has_seen("other")
+    monkeypatch.setattr(cache, "MOST_SEEN", 1)
+    cache.remember("other")
+    assert cache.has_seen("other") and not cache.has_seen("digest")
 
 
 def test_an_entry_that_is_damaged_costs_time_and_nothing_else(folder):

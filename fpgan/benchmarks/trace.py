@@ -23,7 +23,7 @@ _PRODUCTS = re.compile(r"ynn|dot|conv(olution|_general)|gemm|cudnn|cublas|custom
 _EXCHANGES = re.compile(r"all-|reduce-scatter|collective|send|recv|nccl")
 _MOVES = {"copy", "transpose", "pad", "slice", "concatenate", "broadcast", "reverse", "gather", "bitcast", "reshape",
           "tuple", "dynamic-slice", "dynamic-update-slice", "copy-start", "copy-done", "iota"}
-_SHOWN = 8
+_SHOWN = 4  # operations of each kind of step
 
 
 def summary(folder: str | os.PathLike) -> list[str]:
@@ -53,7 +53,7 @@ def summary(folder: str | os.PathLike) -> list[str]:
         cells = [f"{kinds[kind] / runs * 1e3:.1f} ms, {kinds[kind] / max(total, 1e-12):.0%}" for kind in KINDS]
         lines.append(f"{name:<16}{runs:>5}{statistics.median(times) * 1e3:>9.1f}{cells[0]:>27}"
                      + "".join(f"{cell:>16}" for cell in cells[1:]))
-        most = ", ".join(f"{operation} {seconds / total:.0%}" for operation, seconds in busy[name].most_common(_SHOWN)[:4])
+        most = ", ".join(f"{operation} {seconds / total:.0%}" for operation, seconds in busy[name].most_common(_SHOWN))
         lines.append(f"    {most}"[:100])
     return [*lines, "ms: on the clock, median; beside it the time of operations a run, all threads or devices together"]
 

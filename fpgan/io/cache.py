@@ -23,13 +23,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fpgan.io.files import lock, write_file
+from fpgan.errors import FpganError
+from fpgan.io.files import fcntl, lock, write_file
 
 VARIABLE = "FPGAN_CACHE"
 MOST_BYTES = 256 << 20
-MOST_ENTRIES = 512
+MOST_ENTRIES, MOST_SEEN = 512, 1024
 _LEAST_SECONDS = 0.1  # what compiles faster is not kept
-_YOUNG = 60  # seconds, in which a process has locked its folder
+_YOUNG = 60 if fcntl else 7 * 86400  # seconds: a younger folder may be that of a process that is running
 _LOCK = ".running"
 _CPUINFO = "/proc/cpuinfo"
 
@@ -52,7 +53,8 @@ def cache_folder() -> Path | None:
 def compiled_programs() -> Iterator[Path | None]:
     """Lets JAX, which must not have been imported yet, keep compiled programs in the user's cache while the block runs.
 
-    Whoever has set JAX_COMPILATION_CACHE_DIR gets that and nothing of this. A folder that cannot be written means no cache.
+    Whoever has set JAX_COMPILATION_CACHE_DIR gets that and nothing of this. A folder that cannot be written or locked, or
+    that belongs to somebody else, whose programs would be run, means no cache.
 
     Yields:
       The folder of this process; None without a cache.
@@ -60,7 +62,7 @@ def compiled_programs() -> Iterator[Path | None]:
     folder = cache_folder()
     view = None
     if folder is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, FpganError):
             view = _View(folder / f"programs-{_processor()}")
     if view is None:
         yield None
@@ -74,7 +76,7 @@ def compiled_programs() -> Iterator[Path | None]:
     finally:
         for name in added:
             del os.environ[name]
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, FpganError):
             view.close()
 
 
@@ -90,6 +92,9 @@ def remember(digest: str) -> None:
     if folder is not None:
         with contextlib.suppress(OSError):
             (folder / "seen").mkdir(parents=True, exist_ok=True, mode=0o700)
+            if len(os.listdir(folder / "seen")) >= MOST_SEEN:
+                shutil.rmtree(folder / "seen")
+                (folder / "seen").mkdir(mode=0o700)
             (folder / "seen" / digest).touch()
 
 
@@ -98,9 +103,16 @@ class _View:
 
     def __init__(self, shared: Path):
         shared.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "geteuid") and shared.stat().st_uid != os.geteuid():
+            raise PermissionError(f"{shared} belongs to somebody else")
         self.shared, self.own = shared, Path(tempfile.mkdtemp(prefix="run-", dir=shared))
         self._held = open(self.own / _LOCK, "wb")
-        lock(self._held)
+        try:
+            lock(self._held)
+        except (OSError, FpganError):
+            self._held.close()
+            shutil.rmtree(self.own, ignore_errors=True)
+            raise
         for _, _, name in _entries(shared)[:MOST_ENTRIES]:
             _share(shared / name, self.own / name)
 
