@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import gc
 import importlib
 import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 
 from fpgan.errors import FpganError, missing_extra, printable, reason, shown
 from fpgan.io.cache import compiled_programs
@@ -46,6 +48,8 @@ RENAMED_FLAGS = {
 }
 # The commands that run networks; `bench` compiles what it times.
 _KEEP_PROGRAMS = ("train", "export", "generate", "verify", "decode", "attribute", "evaluate", "demo")
+_QUICK = ("generate", "verify", "decode", "attribute")  # that may be over in a second
+_OBJECTS = 200_000  # made and not yet freed, between collections of garbage
 _LESS = "close other programs, or take a machine with more"
 _SMALLER = {  # what to lower, command by command
     "train": "lower batch_size (such as batch_size=16), or network.channel_base", "export": "lower --readout-images",
@@ -115,8 +119,20 @@ def _run(command: str, arguments: list[str]) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "fpgan --help lists the commands"
         raise FpganError(f"there is no such command; {hint}")
-    with compiled_programs() if command in _KEEP_PROGRAMS else contextlib.nullcontext():
+    with (compiled_programs() if command in _KEEP_PROGRAMS else contextlib.nullcontext(),
+          _seldom_collected() if command in _QUICK else contextlib.nullcontext()):
         return _run_module(importlib.import_module(f"fpgan.cli.{command.replace('-', '_')}"), command, arguments)
+
+
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Collects garbage seldom: imports and tracing make many objects that stay, which Python would search over and over."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _run_module(module, command: str, arguments: list[str]) -> int:
