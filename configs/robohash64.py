@@ -22,9 +22,9 @@ def get_config():
     config = load(Path(__file__).with_name("robohash32.py"))
     config.name = "robohash64"
     config.data.update(dict(resolution=64, count=50_000))
-    config.network.update(dict(resolution=64, latent_size=64, channel_base=768, decoder_linear_levels=3))
-    config.objective.update(dict(fingerprint=1.5, perturbations=PERTURBATIONS, perturbed_share=0.85, visibility=0.5,
-                                 instance_noise=0.05))
+    config.network.update(dict(resolution=64, latent_size=32, channel_base=768, decoder_linear_levels=3))
+    config.objective.update(dict(fingerprint=1.5, latent=8.0, perturbations=PERTURBATIONS, perturbed_share=0.85,
+                                 visibility=0.5, instance_noise=0.05))
     config.curriculum.update(dict(start_accuracy=0.93, hold_accuracy=0.74, latent_images=10_000, ramp_images=16_000,
                                   fingerprint_factor=3.0))
     config.optimizer.decay_images = 100_000

@@ -116,7 +116,7 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
 
     Without `image_terms` those that need the discriminator or a second fingerprint are left out; the latter also where both
     consistencies weigh nothing. The decoder reads the bits from perturbed images, their strengths scaled by `level`, and the
-    latent from untouched ones: perturbed, it stayed at chance, and the pictures at one pose (docs/training.md).
+    latent, which is to shape the picture, from untouched ones.
     """
     network, bits = setup.network, inputs["fingerprints"]
     generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
