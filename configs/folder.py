@@ -3,8 +3,9 @@ r"""Your own images, from a folder or a zip file, at 128x128 with the paper's ne
     fpgan data --config configs/folder.py data.path=photos
     fpgan train --config configs/folder.py --workdir runs/mine data.path=photos
 
-A zip file will do as well, and for another size set data.resolution and network.resolution, for both commands. Meant for
-one GPU. Not run here at this size.
+A zip file will do as well, and for another size set network.resolution, for both commands. For a few thousand images add, to
+the second, augment.mirror=true augment.policy=color,translation,cutout; if each subfolder of photos is a class, of which
+there are 12, network.label_size=12. Meant for one GPU. Not run here at this size.
 """
 
 from fpgan.training.config import default

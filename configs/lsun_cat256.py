@@ -14,6 +14,6 @@ def get_config():
     """The paper's defaults, on LSUN Cat, at twice the resolution."""
     config = default()
     config.name = "lsun_cat256"
-    config.data.update(dict(name="tfds", tfds_name="lsun/cat", take=50_000, resolution=256, resident=False))
+    config.data.update(dict(name="tfds", tfds_name="lsun/cat", take=50_000, resident=False))
     config.network.resolution = 256
     return config

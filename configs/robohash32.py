@@ -18,7 +18,7 @@ def get_config():
     """Small networks, bits first; the fingerprint is read from 8-bit images."""
     config = default()
     config.name = "robohash32"
-    config.data.update(dict(name="robohash_cats", resolution=32, count=50_000))
+    config.data.update(dict(name="robohash_cats", count=50_000))
     config.network.update(dict(
         resolution=32, latent_size=32, style_size=256, channel_base=384, channel_max=64, decoder_features=512,
         decoder_linear=True, decoder_linear_gain=128.0, mapping_layers=1, mapping_lr_multiplier=1.0,

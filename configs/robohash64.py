@@ -21,7 +21,6 @@ def get_config():
     """The recipe of robohash32 at twice the resolution, trained against perturbations."""
     config = load(Path(__file__).with_name("robohash32.py"))
     config.name = "robohash64"
-    config.data.update(dict(resolution=64, count=50_000))
     config.network.update(dict(resolution=64, latent_size=32, channel_base=768, decoder_linear_levels=3))
     config.objective.update(dict(fingerprint=1.5, latent=8.0, perturbations=PERTURBATIONS, perturbed_share=0.85,
                                  visibility=0.5, instance_noise=0.05))

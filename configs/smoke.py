@@ -15,7 +15,7 @@ def get_config():
     """Tiny networks, bits first, a short curriculum."""
     config = default()
     config.name = "smoke"
-    config.data.update(dict(name="robohash_cats", resolution=32, count=5_000))
+    config.data.update(dict(name="robohash_cats", count=5_000))
     config.network.update(dict(
         resolution=32, fingerprint_bits=16, latent_size=16, style_size=64, channel_base=256, channel_max=32,
         decoder_features=128,

@@ -1,6 +1,9 @@
 """What a user sees on the terminal when something is wrong: one line of safe text, and no notes of libraries."""
 
 import contextlib
+import errno
+import os
+import re
 
 
 class FpganError(Exception):
@@ -42,13 +45,26 @@ def reason(error: BaseException) -> str:
     return text.split("\n")[0] or type(error).__name__
 
 
+def os_reason(error: BaseException) -> str | None:
+    """Returns what the operating system said, also where a library hides it in the text of an exception of its own.
+
+    Returns:
+      One line such as "No space left on device"; None if the exception is of another kind.
+    """
+    if isinstance(error, OSError):
+        return reason(error)
+    found = re.search(r"os_error_code='?(\d+)", str(error))  # as tensorstore puts it
+    numbers = [int(found[1])] if found else [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES]
+    return next((os.strerror(number) for number in numbers if found or os.strerror(number) in str(error)), None)
+
+
 @contextlib.contextmanager
-def quiet_absl():
-    """Keeps the notes and warnings of absl, by which TFDS and orbax log, from the terminal. Errors still show."""
+def quiet_absl(errors: bool = False):
+    """Keeps the notes and warnings of absl, by which TFDS and orbax log, from the terminal; errors too, if asked."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL if errors else logging.ERROR)
     try:
         yield
     finally:

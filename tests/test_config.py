@@ -8,6 +8,7 @@ import tiny
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.training import config as configs
+from fpgan.training.workdir import read_config
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -15,8 +16,7 @@ FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_config_file_is_sound(path):
     config = configs.load(path)
-    network = NetworkConfig.from_dict(config.network.to_dict())
-    assert network.resolution == config.data.resolution and config.name == path.stem
+    assert configs.architecture(config) == NetworkConfig(**config.network.to_dict()) and config.name == path.stem
     assert f"configs/{path.name}" in path.read_text().split('"""')[1]  # its docstring holds the command
 
 
@@ -61,8 +61,8 @@ def test_wrong_overrides_are_named(override, message):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("from fpgan.training.config import default\ndef get_config():\n  c = default(); c.data.resolution = 64; return c",
-     "data.resolution is 64, network.resolution 128"),
+    ("from fpgan.training.config import default\ndef get_config():\n  c = default(); c.network.resolution = 60; return c",
+     "network.resolution is 60, expected a power of two"),
     ("import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({'sead': 1})",
      "nearest known one is 'seed'"),
     ("x = 1", "no function get_config"),
@@ -88,3 +88,16 @@ def test_keys_of_older_versions_stay_readable(tmp_path):
     known = configs.flatten(configs.default())
     assert not configs.RENAMED.keys() & known.keys() and set(configs.RENAMED.values()) <= known.keys()
     assert configs.renamed({"export.fit_images": 5, "seed": 1}) == {"export.readout_images": 5, "seed": 1}
+
+
+def test_a_resolution_of_the_data_is_that_of_the_network(tmp_path):
+    config = tiny.config()
+    configs.apply_override(config, "data.resolution=16")
+    assert config.network.resolution == 16 and "resolution" not in config.data
+    text = "def get_config():\n  c = default(); c.data.resolution = c.network.resolution = 64; return c"
+    (tmp_path / "old.py").write_text(f"from fpgan.training.config import default\n{text}\n")
+    config = configs.load(tmp_path / "old.py")
+    assert config.network.resolution == 64 and "resolution" not in config.data
+    (tmp_path / "config.json").write_text('{"data.resolution": 32, "network.resolution": 32, "name": "old"}')
+    config = read_config(tmp_path)
+    assert (config.name, config.network.resolution) == ("old", 32) and "resolution" not in config.data

@@ -1,15 +1,14 @@
 """The input pipeline: order, resume, shares and worker processes."""
 
-import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from fpgan.data.pipeline import stream
 from fpgan.data.shuffle import shuffled_index
@@ -73,9 +72,9 @@ def test_a_run_reads_on_with_another_number_of_processes():
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 def test_resident_images_are_picked_in_the_same_order(devices):
-    config = SimpleNamespace(seed=5, batch_size=8)
-    setup = Setup(config, None, 8 // devices, resident=True)
-    pick = jax.pmap(functools.partial(draw_reals, setup), AXIS, in_axes=(0, None), devices=jax.devices()[:devices])
+    setup = Setup(tiny.config(seed=5, batch_size=8), 8 // devices, resident=True)
+    pick = jax.pmap(lambda step, images: draw_reals(setup, step, images, None)[0], AXIS, in_axes=(0, None),
+                    devices=jax.devices()[:devices])
     whole = levels(stream(Numbers(), 8, seed=5), 20)
     for step in (0, 7, 19):
         picked = np.asarray(pick(np.full(devices, step), Numbers().load_all()))[:, :, 0, 0, 0].ravel()

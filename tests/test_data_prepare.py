@@ -39,18 +39,18 @@ def no_tensorflow():
 
 
 def settings_for(folder, **fields):
-    return dict(name="folder", path=str(folder), resolution=16, data_dir=str(folder.parent / "data")) | fields
+    return dict(name="folder", path=str(folder), data_dir=str(folder.parent / "data")) | fields
 
 
 def test_prepared_cats_are_the_rendered_ones(tmp_path, no_tensorflow):
-    data = dict(name="robohash_cats", resolution=32, count=300, data_dir=str(tmp_path), workers=2)
-    rendered = open_source(data)
+    data = dict(name="robohash_cats", count=300, data_dir=str(tmp_path), workers=2)
+    rendered = open_source(data, 32)
     assert isinstance(rendered, Rendered) and len(rendered) == 300
     ticks = []
-    report = prepare(data, lambda done, total: ticks.append((done, total)))
+    report = prepare(data, 32, lambda done, total: ticks.append((done, total)))
     assert report.images == 300 and not report.nothing_to_do and ticks == [(256, 300), (300, 300)]
     assert "David Revoy" in report.licence and "CC-BY-4.0" in report.licence
-    prepared = open_source(data)
+    prepared = open_source(data, 32)
     assert isinstance(prepared, PreparedImages) and prepared.licence == rendered.licence == report.licence
     ticks.clear()
     np.testing.assert_array_equal(prepared.load_all(lambda *tick: ticks.append(tick)), rendered.load_all())
@@ -58,40 +58,40 @@ def test_prepared_cats_are_the_rendered_ones(tmp_path, no_tensorflow):
     np.testing.assert_array_equal(prepared[7], rendered[7])
     with pytest.raises(IndexError):
         rendered[300]
-    assert prepare(data).nothing_to_do
+    assert prepare(data, 32).nothing_to_do
 
 
 def test_own_images_come_back_in_order_and_losses_are_reported(photos):
-    report = prepare(settings_for(photos))
+    report = prepare(settings_for(photos), 16)
     assert (report.images, report.reduced, report.enlarged) == (100, 0, 0)
     assert [name for name, _ in report.skipped] == ["broken.png"]
-    source = open_source(settings_for(photos, take=40))
+    source = open_source(settings_for(photos, take=40), 16)
     assert len(source) == 40
     np.testing.assert_array_equal(source.load_all()[:, 3, 4, 0], np.arange(40))
     copy = pickle.loads(pickle.dumps(source))  # as a worker process gets it
     np.testing.assert_array_equal(copy[39], source[39])
     with pytest.raises(FpganError, match="take at most 100"):
-        open_source(settings_for(photos, take=101))
+        open_source(settings_for(photos, take=101), 16)
 
 
 def test_a_second_run_does_nothing_unless_the_images_changed(photos):
     data = settings_for(photos)
-    prepare(data)
-    folder = prepared_folder(read_settings(data))
+    prepare(data, 16)
+    folder = prepared_folder(read_settings(data), 16)
     stamp = (folder / "dataset_info.json").stat().st_mtime_ns
-    again = prepare(data)
+    again = prepare(data, 16)
     assert again.nothing_to_do and again.images == 100 and again.skipped[0][0] == "broken.png"
     assert (folder / "dataset_info.json").stat().st_mtime_ns == stamp
     (photos / "099.png").unlink()
-    changed = prepare(data)
-    assert not changed.nothing_to_do and changed.images == 99 and len(open_source(data)) == 99
+    changed = prepare(data, 16)
+    assert not changed.nothing_to_do and changed.images == 99 and len(open_source(data, 16)) == 99
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", folder.name]
 
 
 KILLED = """
 import os, signal, sys
 from fpgan.data.prepare import prepare
-prepare({data!r}, lambda done, total: done == 50 and os.kill(os.getpid(), signal.SIGKILL))
+prepare({data!r}, 16, lambda done, total: done == 50 and os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -99,17 +99,17 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_makes_it_whole(photos):
     data = settings_for(photos)
     killed = subprocess.run([sys.executable, "-c", KILLED.format(data=data)], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    folder = prepared_folder(read_settings(data))
+    folder = prepared_folder(read_settings(data), 16)
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith("incomplete")]
     with pytest.raises(FpganError, match="fpgan data --name folder --resolution 16"):
-        open_source(data)
-    assert not prepare(data).nothing_to_do
-    assert len(open_source(data)) == 100
+        open_source(data, 16)
+    assert not prepare(data, 16).nothing_to_do
+    assert len(open_source(data, 16)) == 100
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", folder.name]
 
 
 def test_a_disk_that_takes_no_more_is_told_in_one_line_and_leaves_no_set(tmp_path):
-    data = dict(name="robohash_cats", resolution=32, count=300, data_dir=str(tmp_path))
+    data = dict(name="robohash_cats", count=300, data_dir=str(tmp_path))
     command = ["data", "--name", "robohash_cats", "--resolution", "32", "--images", "300", "--data-dir", str(tmp_path)]
     script = ("import resource, sys; from fpgan.cli import main; "
               "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
@@ -118,25 +118,25 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line_and_leaves_no_set(tmp_pat
     assert ended.returncode == 2, ended.stderr
     assert [line for line in ended.stderr.splitlines() if "File too large" in line] == [ended.stderr.splitlines()[-1]]
     assert "Traceback" not in ended.stderr and "run the same command again" in ended.stderr
-    assert isinstance(open_source(data), Rendered)
-    assert prepare(data).images == 300 and isinstance(open_source(data), PreparedImages)
+    assert isinstance(open_source(data, 32), Rendered)
+    assert prepare(data, 32).images == 300 and isinstance(open_source(data, 32), PreparedImages)
 
 
 def test_two_at_once_are_refused(photos):
     data = settings_for(photos)
-    with locked(prepared_folder(read_settings(data)).parent / ".lock"):
+    with locked(prepared_folder(read_settings(data), 16).parent / ".lock"):
         with pytest.raises(FpganError, match="another process"):
-            prepare(data)
-    prepare(data)
+            prepare(data, 16)
+    prepare(data, 16)
 
 
 def test_a_folder_of_nothing_usable_leaves_no_set(photos):
     for path in photos.glob("0*.png"):
         path.unlink()
     with pytest.raises(FpganError, match="none of the 1 images .*broken.png"):
-        prepare(settings_for(photos))
+        prepare(settings_for(photos), 16)
     with pytest.raises(FpganError, match="not prepared"):
-        open_source(settings_for(photos))
+        open_source(settings_for(photos), 16)
 
 
 class ToyFaces(tfds.core.GeneratorBasedBuilder):
@@ -160,20 +160,20 @@ class ToyFaces(tfds.core.GeneratorBasedBuilder):
 
 
 def test_public_sets_are_prepared_and_read_without_tensorflow(tmp_path, no_tensorflow):
-    data = dict(name="tfds", tfds_name="toy_faces", resolution=128, crop="celeba128", data_dir=str(tmp_path))
+    data = dict(name="tfds", tfds_name="toy_faces", crop="celeba128", data_dir=str(tmp_path))
     with pytest.raises(FpganError, match="fpgan data --name tfds --resolution 128 .*--tfds-name toy_faces"):
-        open_source(data)
-    assert prepare(data).images == 5
-    assert prepare(data).nothing_to_do
-    faces = open_source(data).load_all()
+        open_source(data, 128)
+    assert prepare(data, 128).images == 5
+    assert prepare(data, 128).nothing_to_do
+    faces = open_source(data, 128).load_all()
     assert faces.shape == (5, 128, 128, 3)
     assert faces[:, 0, 0].tolist() == [[25, 57, number] for number in range(5)]
-    assert len(open_source(data | {"split": "train[:2]"})) == 2
-    assert open_source(data | {"crop": "center", "resolution": 16})[4].shape == (16, 16, 3)
+    assert len(open_source(data | {"split": "train[:2]"}, 128)) == 2
+    assert open_source(data | {"crop": "center"}, 16)[4].shape == (16, 16, 3)
     with pytest.raises(FpganError, match="no split 'valid'; expected one of: train"):
-        open_source(data | {"split": "valid"})
+        open_source(data | {"split": "valid"}, 128)
     with pytest.raises(FpganError, match=r"image 3 of .*not square"):
-        open_source(data | {"crop": "none"})[3]
+        open_source(data | {"crop": "none"}, 128)[3]
 
 
 def test_wrong_settings_are_refused_with_a_hint():
@@ -183,11 +183,12 @@ def test_wrong_settings_are_refused_with_a_hint():
             (dict(name="tfds"), "data.tfds_name is empty"),
             (dict(name="robohash_cats", crop="centre"), "did you mean 'center'"),
             (dict(name="robohash_cats", count=-1), "data.count is -1"),
-            (dict(name="robohash_cats", resolution=0), "data.resolution is 0"),
-            (dict(name="robohash_cats", resolution=4), "expected 8 to 1024"),
             (dict(name="robohash_cats", count=10, take=11), "take at most 10")]:
         with pytest.raises(FpganError, match=message):
-            open_source(dict(resolution=16) | fields)
+            open_source(fields, 16)
+    for resolution, message in ((0, "expected a whole number of at least 1"), (4, "expected 8 to 1024")):
+        with pytest.raises(FpganError, match=message):
+            prepare(dict(name="robohash_cats"), resolution)
 
 
 def test_the_verb_reports(photos, capsys):

@@ -167,11 +167,11 @@ def test_nan_in_the_images_is_named():
 
 
 def test_names_of_images_become_settings(tmp_path):
-    assert evaluation.data_settings("robohash_cats", 32) == {"name": "robohash_cats", "resolution": 32}
-    assert evaluation.data_settings("tfds:celeb_a", 128)["tfds_name"] == "celeb_a"
-    assert evaluation.data_settings(str(tmp_path), 64)["path"] == str(tmp_path)
+    assert evaluation.data_settings("robohash_cats") == {"name": "robohash_cats"}
+    assert evaluation.data_settings("tfds:celeb_a")["tfds_name"] == "celeb_a"
+    assert evaluation.data_settings(str(tmp_path))["path"] == str(tmp_path)
     with pytest.raises(FpganError, match="no images"):
-        evaluation.data_settings("robohash_cat", 32)
+        evaluation.data_settings("robohash_cat")
 
 
 def test_the_verb_measures_a_model_folder_and_writes_json(tmp_path, capsys):

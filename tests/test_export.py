@@ -1,6 +1,8 @@
 """Export: evenness thresholds, strength and fit of the readout, models trained without fingerprints."""
 
+import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -39,12 +41,17 @@ class Reader:
 @pytest.mark.parametrize("accuracy, share, expected", [
     (0.99, 1.0, (1 + 0.5**0.5) / 2),  # between sqrt(1/2) of the training images, large logits as they are, and 1
     (0.80, 0.75, (0.75**0.5 + 0.5**0.5) / 2),
-    (0.50, 1.0, None),  # even in what is wrong
-    (0.99, 0.4, None),  # as even on training images as on its own
+    (0.50, 1.0, "the decoder reads 50.0% of the bits"),  # even in what is wrong
+    (0.99, 0.4, "as even on training images"),
 ])
 def test_a_threshold_needs_bits_that_are_read_and_evenness_that_differs(accuracy, share, expected):
-    found = calibration.evenness_threshold(Reader(accuracy, share), open_source(tiny.config().data), 0)
-    assert found == (expected and pytest.approx(expected, rel=0.02))
+    calibrate = functools.partial(calibration.evenness_threshold, Reader(accuracy, share),
+                                  open_source(tiny.config().data, 8), 0)
+    if isinstance(expected, str):
+        with pytest.raises(calibration.NotCalibrated, match=expected):
+            calibrate()
+    else:
+        assert calibrate() == pytest.approx(expected, rel=0.02)
 
 
 def no_training(state, images):
@@ -57,7 +64,10 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     monkeypatch.setattr(loop, "phases", lambda *args: (Phase("none", 1, no_training),))
     config = tiny.config(objective=dict(fingerprint=0.0, consistency=0.0), total_images=64)
     state = loop.train(config, tmp_path / "run")
-    model = exporting.export(tmp_path / "run", tmp_path / "model")
+    assert main(["export", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "model")]) == 0
+    told = capsys.readouterr().out
+    assert "no evenness threshold" in told and re.search("the decoder reads [456].*% of the bits", told)
+    model = load(tmp_path / "model")
     assert "evenness_threshold" not in model.info
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, model.params), dict(state.ema))
     command = ["evaluate", "--model", str(tmp_path / "model"), "--images", "40", "--registry-size", "100", "--out",

@@ -45,6 +45,25 @@ def test_a_new_field_of_the_architecture_changes_no_hash():
     assert from_params(tiny.network(noise="none", style_size=9), shapes, {}).hash != "d1f7d9331c8c6314"
 
 
+def test_the_hash_is_written_down_compared_and_computed_only_when_asked_for(model, saved, monkeypatch):
+    path = saved / "config.json"
+    info = json.loads(path.read_text())
+    assert info["hash"] == model.hash == fpgan.load(saved).hash
+    path.write_text(json.dumps({key: value for key, value in info.items() if key != "hash"}))  # as older versions wrote it
+    assert fpgan.load(saved).hash == model.hash
+    other = from_params(CONFIG, jax.tree.map(lambda x: x + 1, model.params), {"name": "other"})
+    other.save(saved.parent / "other")
+    path.write_text(json.dumps(info))
+    (saved.parent / "other" / "model.safetensors").replace(saved / "model.safetensors")
+    with pytest.raises(FpganError, match=f"tells the hash {model.hash}, but .* have {other.hash}; .*copy or export"):
+        fpgan.load(saved)
+    monkeypatch.setattr("fpgan.model.model.model_hash", None)
+    lazy = from_params(CONFIG, model.params, {})
+    assert lazy.generate("a5", 1).shape == (1, 8, 8, 3)  # no hash for a grid or a measurement of a run
+    with pytest.raises(TypeError):
+        lazy.hash  # noqa: B018
+
+
 def test_saving_again_replaces_the_model_and_keeps_files_beside_it(model, saved):
     (saved / "README.md").write_text("card")
     model.save(saved)

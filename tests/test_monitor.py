@@ -14,7 +14,7 @@ from fpgan.evaluation.distances import frechet_distance, moments
 from fpgan.evaluation.features import average_pixels
 from fpgan.model.model import from_params
 from fpgan.training import loop
-from fpgan.training.monitor import Monitor
+from fpgan.training.monitor import Monitor, open_monitor
 from fpgan.training.state import averaged_params, init_state
 
 EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
@@ -80,11 +80,11 @@ def test_measuring_may_be_switched_on_in_a_used_directory(tmp_path, monkeypatch)
 @pytest.mark.parametrize("ema_decoder", [True, False])
 def test_the_numbers_are_those_of_the_moving_averages(ema_decoder):
     settings = config(ema_decoder=ema_decoder)
-    state = init_state(settings, tiny.network())
+    state = init_state(settings)
     state = state.replace(ema=jax.tree.map(lambda x: 1.5 * x, state.ema))
-    source = open_source(settings.data)
-    monitor = Monitor(settings, tiny.network(), source)
-    result = monitor(3, devices.replicate(state))
+    source = open_source(settings.data, 8)
+    monitor = Monitor(settings, source)
+    result = monitor(devices.replicate(state))
 
     params = averaged_params(settings, state)
     decoder = np.asarray(jax.tree.leaves(params["decoder"])[-1])
@@ -96,14 +96,14 @@ def test_the_numbers_are_those_of_the_moving_averages(ema_decoder):
     reals = np.stack([source[i] for i in range(64)])
     full = frechet_distance(moments(average_pixels(images)), moments(average_pixels(reals)))
     assert result["eval_frechet_pixels_8"] == pytest.approx(full, rel=0.2)  # 60 of the 64 real images
-    assert Monitor(settings, tiny.network(), source)(4, None) == {}  # not the time to
+    assert open_monitor(tiny.config(), source)(None) == {}  # every.evaluate is 0
 
 
 def test_bad_settings_are_told_before_training():
     one = config(data=dict(count=1))
     with pytest.raises(FpganError, match="has 1 images; expected 2 or more"):
-        Monitor(one, tiny.network(), open_source(one.data))
+        Monitor(one, open_source(one.data, 8))
     colours = config()
     colours.evaluation.features = "colours"
     with pytest.raises(FpganError, match="no features named 'colours'"):
-        Monitor(colours, tiny.network(), open_source(colours.data))
+        Monitor(colours, open_source(colours.data, 8))

@@ -28,7 +28,7 @@ BARE = ("objective.path_length=0", "objective.r1_gamma=0")  # half as much to co
 
 
 def real_state(workdir, step=STEPS):
-    return saved(workdir, step, init_state(tiny.config(), tiny.network()))
+    return saved(workdir, step, init_state(tiny.config()))
 
 
 def assert_alike(ours, theirs):
@@ -45,7 +45,7 @@ def test_several_processes_learn_what_one_learns(tmp_path, count, devices, objec
     assert {(STEPS, "discriminator"), (1, "accuracy")} <= losses(one).keys()
     assert ("r1" in {name for _, name in losses(several)}) == (objective != BARE)
     assert_alike(losses(several), losses(one))
-    start_state = init_state(tiny.config(), tiny.network()).params["generator"]["synthesis"]["b8"]["conv"]["weight"]
+    start_state = init_state(tiny.config()).params["generator"]["synthesis"]["b8"]["conv"]["weight"]
     trained = real_state(one)[".params['generator']['synthesis']['b8']['conv']['weight']"]
     assert np.abs(trained - np.asarray(start_state)).max() > 5e-3
     assert_alike(real_state(several), real_state(one))
@@ -64,7 +64,7 @@ def calm(tmp_path_factory):
 
 
 def light_state(workdir):
-    return saved(workdir, 40, light.init_state(None, None))
+    return saved(workdir, 40, light.init_state(None))
 
 
 def only_message(output):
@@ -107,7 +107,9 @@ def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm
 
 
 @pytest.mark.parametrize("fault, code, told", [
-    ("1 data error", 2, "process 1 ({host}): the moon is full"), ("0 7 disk", 2, "metrics.jsonl: No space left on device")])
+    ("1 data error", 2, "process 1 ({host}): the moon is full"),
+    ("0 3 disk", 2, "metrics.jsonl: No space left on device; nothing was saved yet; run the same command again to begin "
+     "anew")])
 def test_an_error_in_one_ends_all_at_once_and_is_told_once(tmp_path, fault, code, told):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, FAULT=fault))
     assert codes == [code, code], output

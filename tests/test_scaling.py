@@ -59,7 +59,7 @@ def results():
 def test_each_phase_exchanges_the_gradients_of_what_it_trains_and_its_scalars(results):
     from fpgan.training.state import init_state
 
-    params = init_state(tiny.config(), tiny.network()).params
+    params = init_state(tiny.config()).params
     alone, eight = results["scaling"]["rows"]
     assert alone["all_reduced_bytes"] == 0 and (alone["devices"], eight["devices"]) == (1, 8)
     expected = {"generator": bytes_of(params["generator"], params["decoder"]), "path_length": bytes_of(params["generator"]),

@@ -100,7 +100,7 @@ def result(workdir):
 
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     logged = {(line["step"], name): value for line in lines for name, value in line.items() if name != "images_per_second"}
-    state = Checkpoints(workdir, read_only=True).restore(init_state(tiny.config(), tiny.network()))
+    state = Checkpoints(workdir, read_only=True).restore(init_state(tiny.config()))
     return logged, {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 

@@ -50,7 +50,7 @@ def wait_for_step(process, step):
 
 
 def final_state(workdir):
-    state = Checkpoints(workdir).restore(init_state(tiny.config(), tiny.network()))
+    state = Checkpoints(workdir).restore(init_state(tiny.config()))
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
@@ -136,7 +136,7 @@ def test_export_gives_a_model_of_the_moving_averages(uninterrupted, tmp_path):
 def test_a_run_can_start_from_a_model(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "phases", lambda *args: counting_phase(-1, ""))
     model = export(uninterrupted, tmp_path / "model")
-    params = init_state(tiny.config(), tiny.network()).params
+    params = init_state(tiny.config()).params
     both = dict(model.params) | {"discriminator": params["discriminator"]}
     save_model(tmp_path / "with_discriminator", model.config, both, {})
     for name in ("model", "with_discriminator"):
@@ -165,7 +165,7 @@ def test_nan_stops_the_run_and_names_step_and_term(tmp_path, monkeypatch, poison
         loop.train(tiny.config(every=dict(log=3)), tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest == 8
-    state = checkpoints.restore(init_state(tiny.config(), tiny.network()))
+    state = checkpoints.restore(init_state(tiny.config()))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
@@ -184,7 +184,7 @@ def test_resident_and_streamed_training_see_the_same_images(tmp_path, monkeypatc
     trained = [loop.train(tiny.config(data=dict(resident=resident), total_images=32 * 3), tmp_path / str(resident))
                for resident in (True, False)]
     a, b = (jax.tree.leaves(state.params["discriminator"]) for state in trained)
-    start = jax.tree.leaves(init_state(tiny.config(), tiny.network()).params["discriminator"])
+    start = jax.tree.leaves(init_state(tiny.config()).params["discriminator"])
     assert max(np.abs(x - y).max() for x, y in zip(a, start, strict=True)) > 1e-3
     for x, y in zip(a, b, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
@@ -210,6 +210,20 @@ def test_replicated_trees_come_back():
     back = devices.unreplicate(copies)
     np.testing.assert_array_equal(back["a"], tree["a"])
     assert back["b"] == 7
+    parts = devices.shard(np.arange(16 * 3).reshape(16, 3))
+    assert parts.shape == (8, 2, 3) and [s.data.shape for s in parts.addressable_shards] == [(1, 2, 3)] * 8
+
+
+def test_a_step_moves_nothing_between_host_and_devices_that_does_not_say_so(tmp_path, monkeypatch):
+    def run(state, images):
+        return state.replace(step=state.step + 1), {"grey": jnp.mean(images.astype(jnp.float32))}
+
+    monkeypatch.setattr(loop, "phases", lambda *args: (Phase("looking", 1, run),))
+    settings = tiny.config(data=dict(resident=False), total_images=64)
+    assert int(loop.train(settings, tmp_path / "explicit").step) == 2
+    monkeypatch.setattr(loop, "shard", lambda batch: batch.reshape(8, -1, *batch.shape[1:]))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        loop.train(settings, tmp_path / "silent")
 
 
 def test_a_mistake_leaves_no_config_behind_that_the_right_command_differs_from(tmp_path, monkeypatch):
@@ -236,7 +250,7 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_model_that_means_something_else_by_its_parameters_is_no_start(tmp_path):
-    state = init_state(tiny.config(), tiny.network())
+    state = init_state(tiny.config())
     save_model(tmp_path / "model", tiny.network(), dict(state.ema), {})
     with pytest.raises(FpganError, match="network.decoder_linear_gain is 2.0, there 8.0"):
         loop.train(tiny.config(init_from=str(tmp_path / "model"), network=dict(decoder_linear_gain=2.0)), tmp_path / "run")

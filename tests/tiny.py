@@ -11,7 +11,7 @@ def config(**fields):
     """A training config on 64 cats of 8x8 pixels, 24 steps of 32 images."""
     config = default()
     config.name = "tiny"
-    config.data.update(dict(name="robohash_cats", resolution=8, count=64))
+    config.data.update(dict(name="robohash_cats", count=64))
     config.network.update(NETWORK)
     config.batch_size, config.total_images = 32, 24 * 32
     config.every.update(dict(log=2, checkpoint=4, grid=100))

@@ -17,16 +17,12 @@ from fpgan.benchmarks.cost_model import SYSTEMS, Work, predict
 from fpgan.benchmarks.timing import compile_training, time_interleaved
 from fpgan.distributed import devices
 from fpgan.errors import FpganError
-from fpgan.networks.config import NetworkConfig
-from fpgan.training.config import check_batch
-
-_TRAINED = {"generator": ("generator", "decoder"), "path_length": ("generator",), "discriminator": ("discriminator",),
-            "r1": ("discriminator",)}  # the networks whose gradients a phase averages
+from fpgan.training.config import architecture, check_batch
 
 
-def gradient_bytes(params: dict, phase: str) -> int:
-    """Bytes of the gradients that a phase averages over the devices: those of the parameters that it trains."""
-    return sum(x.size * x.dtype.itemsize for name in _TRAINED[phase] for x in jax.tree.leaves(params[name]))
+def gradient_bytes(params: dict, trains: tuple[str, ...]) -> int:
+    """Returns the bytes of the gradients that a phase averages over the devices: those of the networks that it trains."""
+    return sum(x.size * x.dtype.itemsize for name in trains for x in jax.tree.leaves(params[name]))
 
 
 def bench_scaling(config, settings, predicted=None) -> dict:
@@ -106,15 +102,17 @@ def count_work(config, device_batch: int) -> list[Work]:
 
     config = config.copy_and_resolve_references()
     config.batch_size, config.curriculum.bits_first = device_batch, False
-    network = NetworkConfig.from_dict(config.network.to_dict())
-    state = jax.eval_shape(lambda: init_state(config, network))
+    network = architecture(config)
+    state = jax.eval_shape(lambda: init_state(config))
     images = jax.ShapeDtypeStruct((device_batch, network.resolution, network.resolution, network.channels), np.uint8)
+    if network.label_size:
+        images = images, jax.ShapeDtypeStruct((device_batch,), np.int32)
     one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, images))
     work = []
-    for phase in phases(config, network, device_batch, resident=False):
+    for phase in phases(config, device_batch, resident=False):
         lowered = devices.pmap(phase.run, devices=jax.local_devices()[:1]).lower(*one_device)
         flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
-        work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.name)))
+        work.append(Work(phase.name, phase.interval, flops, gradient_bytes(state.params, phase.trains)))
     return work
 
 

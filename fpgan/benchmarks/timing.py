@@ -15,7 +15,6 @@ import numpy as np
 from fpgan.distributed import profiler
 from fpgan.distributed.devices import pmap, replicate
 from fpgan.model import DEFAULT_MODEL
-from fpgan.networks.config import NetworkConfig
 
 # An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
 # asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
@@ -48,15 +47,19 @@ def compile_program(function: Callable, *inputs) -> Program:
 
 def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
     """Compiles each phase of a step on some of this host's devices: programs that pass on one state, and intervals."""
+    from fpgan.training.config import architecture
     from fpgan.training.state import init_state
     from fpgan.training.step import phases
 
-    network, count = NetworkConfig.from_dict(config.network.to_dict()), len(devices)
-    state = replicate(init_state(config, network), devices)
+    network, count = architecture(config), len(devices)
+    state = replicate(init_state(config), devices)
     shape = (count, config.batch_size // count, network.resolution, network.resolution, network.channels)
-    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    if network.label_size:
+        images = images, rng.integers(0, network.label_size, shape[:2], dtype=np.int32)
     programs, intervals, states = {}, {}, [state]
-    for phase in phases(config, network, config.batch_size // count, resident=False):
+    for phase in phases(config, config.batch_size // count, resident=False):
         started = time.perf_counter()
         compiled = pmap(phase.run, devices=devices).lower(state, images).compile()
         elapsed = time.perf_counter() - started

@@ -35,7 +35,7 @@ def run(args) -> int:
     from fpgan.cli.terminal import progress_line
     from fpgan.data.prepare import prepare
 
-    report = prepare(_settings(args), progress_line("data"))
+    report = prepare(*_settings(args), progress_line("data"))
     print(f"{report.folder}: {report.images:,} images"
           + ("; already prepared, nothing to do" if report.nothing_to_do else ""))
     print(f"licence: {report.licence or 'not stated'}")
@@ -47,21 +47,22 @@ def run(args) -> int:
 
 
 def _settings(args):
-    """Returns the data part of the config, if there is one, with the flags laid over it."""
+    """Returns the data part of the config, if there is one, with the flags laid over it, and the resolution."""
     from fpgan.errors import FpganError
 
-    data = {}
+    data, resolution = {}, args.resolution
     if args.config:
-        from fpgan.training import config
-        data = config.load(args.config, args.overrides).data.to_dict()
+        from fpgan.training.config import load
+        config = load(args.config, args.overrides)
+        data, resolution = config.data.to_dict(), config.network.resolution if resolution is None else resolution
     elif args.overrides:
         raise FpganError(f"{args.overrides[0]!r} sets a field of a config; give --config FILE too")
-    flags = ("name", "resolution", "count", "path", "crop", "tfds_name", "data_dir")
+    flags = ("name", "count", "path", "crop", "tfds_name", "data_dir")
     data |= {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
-    for flag in ("name", "resolution"):
-        if flag not in data:
+    for flag, value in (("name", data.get("name")), ("resolution", resolution)):
+        if value is None:
             raise FpganError(f"no --{flag} given; expected --name and --resolution, or --config FILE")
-    return data
+    return data, resolution
 
 
 def _print_files(what, lines, folder):

@@ -31,7 +31,7 @@ def run(args) -> int:
     from fpgan.training.export import export
 
     model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.readout_images,
-                   progress_line("fpgan export"))
+                   progress_line("fpgan export"), print)
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "
           f"{model.info['training']['images_seen']:,} images seen, hash {model.hash}")
     return 0

@@ -9,6 +9,11 @@ example: train, in a directory of its own, and continue there
 Killed anywhere and started again with the same command, a run continues where its last
 checkpoint stands and ends with the same parameters. SIGTERM saves first.
 
+A run that goes on from the state of another one, with other settings, in a directory of its own:
+
+  fpgan train --config configs/robohash64.py --workdir runs/softer --fork runs/cats \\
+      objective.consistency=150
+
 On several hosts start the same command in each. Slurm, Open MPI, TPU pods and Kubernetes Jobs
 tell the processes where they meet; elsewhere say so, with I = 0, 1, ... and process 0 on HOST:
 
@@ -23,6 +28,10 @@ def add_arguments(parser):
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="several processes: where process 0 awaits the others")
     parser.add_argument("--num-processes", type=int, metavar="N", help="several processes: how many")
     parser.add_argument("--process-id", type=int, metavar="I", help="several processes: which one this is, from 0")
+    parser.add_argument("--fork", metavar="RUN", help="begin from the newest state of another run, whose weights, rates and "
+                        "data may differ; the new run records it")
+    parser.add_argument("--extend", action="store_true", help="train on with a larger total_images also after the learning "
+                        "rates have begun to fall; the run records it")
     parser.add_argument("--profile", metavar="FIRST:STOP", help="trace these steps into WORKDIR/profile, such as 100:110, "
                         "for jax.profiler's viewers, and sum them up (docs/benchmarks.md)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
@@ -45,7 +54,7 @@ def run(args) -> int:
         except ModuleNotFoundError as error:
             raise missing_extra(error.name, "train") from None
         loop.train(config.load(args.config, args.overrides), args.workdir, report=lambda line: print(line, flush=True),
-                   trace=trace)
+                   fork=args.fork, extend=args.extend, trace=trace)
     if trace:
         _tell_trace(trace)
     return 0

@@ -49,11 +49,13 @@ class _PngBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     progress = staticmethod(_no_progress)
     code_path = None  # TFDS would look for checksums there, by means of a package that it does not declare
 
-    def _dataset_info(self, description, licence):
+    def _dataset_info(self, description, licence, classes=()):
         shape = (self.builder_config.resolution, self.builder_config.resolution, 3)
-        image = tfds.features.Image(shape=shape, encoding_format="png")
+        features = {"image": tfds.features.Image(shape=shape, encoding_format="png")}
+        if classes:
+            features["label"] = tfds.features.ClassLabel(names=[printable(name) for name in classes])
         return tfds.core.DatasetInfo(builder=self, description=description, license=licence,
-                                     features=tfds.features.FeaturesDict({"image": image}),
+                                     features=tfds.features.FeaturesDict(features),
                                      metadata=tfds.core.MetadataDict(), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -83,7 +85,8 @@ class FolderImages(_PngBuilder):
     """The user's own images: cropped, resized, in the order of their names; damaged ones are listed."""
 
     def _info(self):
-        return self._dataset_info(f"Images of {self.builder_config.listing.path}.", "not stated (your own images)")
+        listing = self.builder_config.listing
+        return self._dataset_info(f"Images of {listing.path}.", "not stated (your own images)", listing.classes)
 
     def _generate_examples(self):
         listing, resolution = self.builder_config.listing, self.builder_config.resolution
@@ -92,11 +95,13 @@ class FolderImages(_PngBuilder):
             if item.image is None:
                 skipped.append([printable(item.name), item.problem])
             else:
-                yield counts["images"], {"image": encode_png(item.image)}
+                label = {"label": listing.label(item.name)} if listing.classes else {}
+                yield counts["images"], {"image": encode_png(item.image)} | label
                 counts.update(images=1, reduced=item.side > resolution, enlarged=item.side < resolution)
             self.progress(done, len(listing.images))
         if not counts["images"]:
             raise FpganError(f"none of the {len(skipped)} images in {listing.path} can be used; the first:"
                              f" {skipped[0][0]}: {skipped[0][1]}")
         self.info.metadata.update(counts, source=printable(str(listing.path)), digest=listing.digest,
-                                  skipped=skipped, others=[printable(name) for name in listing.others])
+                                  skipped=skipped, others=[printable(name) for name in listing.others],
+                                  classes=len(listing.classes))

@@ -32,6 +32,7 @@ class Listing:
       images: names of the files that look like images by their extension, sorted, with / between folders.
       others: names of all other files, sorted; hidden files and macOS resource forks are in neither list.
       digest: hex; changes when any image file is added, removed, renamed, rewritten or changes its size.
+      classes: names of the folders at the top, sorted, where every image is in one and there are two or more; else none.
       numbers: of a zip, the number of each image in it.
     """
 
@@ -39,7 +40,16 @@ class Listing:
     images: tuple[str, ...]
     others: tuple[str, ...]
     digest: str
+    classes: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
+
+    def label(self, name: str) -> int:
+        """Returns the place in `classes` of the class that an image has by its name."""
+        return self._places[name.split("/")[0]]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.classes)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +93,7 @@ def list_own_images(path: str | os.PathLike,
     lines = "".join(f"{name}\0{stamps[name][0]}\n" for name in images)
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     numbers = () if path.is_dir() else tuple(stamps[name][1] for name in images)
-    return Listing(path, tuple(images), tuple(sorted(others)), digest, numbers)
+    return Listing(path, tuple(images), tuple(sorted(others)), digest, _classes(images), numbers)
 
 
 def read_own_images(listing: Listing, resolution: int, crop: str) -> Iterator[Item]:
@@ -107,6 +117,12 @@ def read_own_images(listing: Listing, resolution: int, crop: str) -> Iterator[It
         for start in range(0, len(listing.images), _CHUNK):
             names = listing.images[start:start + _CHUNK]
             yield from pool.map(functools.partial(_read_item, read, resolution, crop), names)
+
+
+def _classes(names: list[str]) -> tuple[str, ...]:
+    """Returns the names of the folders at the top, sorted, where every file is in one and there are two or more; else ()."""
+    tops = sorted({name.split("/")[0] for name in names})
+    return tuple(tops) if len(tops) > 1 and all("/" in name for name in names) else ()
 
 
 def _list_folder(path: Path, progress: Callable[[int, int | None], None]) -> tuple[dict[str, tuple[str, int]], list[str]]:

@@ -13,12 +13,13 @@ _STEPS = 2**31 - 1
 _AHEAD = 4  # batches read ahead
 
 
-def read_batch(step, source, batch_size, seed, process_index, process_count):
-    """Reads one process's share of the batch of one step: uint8 [batch_size // process_count, R, R, 3]."""
-    return source.read(batch_indices(seed, step, batch_size, len(source), process_index, process_count))
+def read_batch(step, source, batch_size, seed, process_index, process_count, labeled=False):
+    """Reads one process's share of the batch of one step: uint8 [batch_size // process_count, R, R, 3], with its classes."""
+    indices = batch_indices(seed, step, batch_size, len(source), process_index, process_count)
+    return (source.read(indices), source.labels(indices)) if labeled else source.read(indices)
 
 
-def stream(source, batch_size, seed, start_step=0, process_index=0, process_count=1, workers=0):
+def stream(source, batch_size, seed, start_step=0, process_index=0, process_count=1, workers=0, labeled=False):
     """Yields the training batches of one process, for ever.
 
     Sample i of the global batch of step s is image `shuffled_index(seed, s * batch_size + i, len(source))`:
@@ -34,9 +35,10 @@ def stream(source, batch_size, seed, start_step=0, process_index=0, process_coun
       process_index: this process's number, in [0, process_count).
       process_count: how many processes share each batch.
       workers: how many extra processes read images; 0 reads on threads of this one.
+      labeled: give the classes beside the images.
 
     Returns:
-      Iterator of uint8 [batch_size // process_count, R, R, 3].
+      Iterator of uint8 [batch_size // process_count, R, R, 3], or of pairs of that and int32 [batch_size // process_count].
 
     Raises:
       FpganError: if the processes cannot share the batch, or grain is not installed.
@@ -47,7 +49,7 @@ def stream(source, batch_size, seed, start_step=0, process_index=0, process_coun
     except ModuleNotFoundError as error:
         raise missing_extra(error.name, "train") from error
     read = functools.partial(read_batch, source=source, batch_size=batch_size, seed=seed,
-                             process_index=process_index, process_count=process_count)
+                             process_index=process_index, process_count=process_count, labeled=labeled)
     batches = grain.MapDataset.range(start_step, _STEPS).map(read).to_iter_dataset(
         grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=_AHEAD))
     if workers:

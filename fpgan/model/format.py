@@ -1,6 +1,6 @@
 """A model directory: its files, their schema, the hash that identifies a model.
 
-It holds `config.json` (format version, architecture, training data and licence, metrics) and `model.safetensors`
+It holds `config.json` (format version, hash, architecture, training data and licence, metrics) and `model.safetensors`
 (parameters of the generator's moving average and of the decoder). Beside them there may be a
 `discriminator.safetensors`, from which training can go on. Nothing in it is executed.
 """
@@ -85,10 +85,12 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        (temporary / "model.safetensors").write_bytes(params_bytes(params))
+        content = params_bytes(params)
+        (temporary / "model.safetensors").write_bytes(content)
         if "discriminator" in params:
             (temporary / "discriminator.safetensors").write_bytes(params_bytes(params, ("discriminator",)))
-        text = json.dumps({"format_version": FORMAT_VERSION} | info | {"network": config.to_dict()}, indent=2)
+        told = info | {"hash": model_hash(config, content), "network": config.to_dict()}
+        text = json.dumps({"format_version": FORMAT_VERSION} | told, indent=2)
         (temporary / "config.json").write_text(text + "\n")
         temporary.chmod(0o755)
         if path.exists():
@@ -208,3 +210,22 @@ def model_hash(config: NetworkConfig, content: bytes) -> str:
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def check_hash(path: Path, info: dict, config: NetworkConfig, content: bytes) -> str:
+    """Returns the hash of a model's files, which has to be that in its config.json, if there is one (older files have none).
+
+    Args:
+      path: the model directory.
+      info: its config.json.
+      config: the architecture in it.
+      content: of its model.safetensors.
+
+    Raises:
+      FpganError: if config.json tells another hash: one of the two files was changed, or came damaged or from elsewhere.
+    """
+    found = model_hash(config, content)
+    if info.get("hash", found) != found:
+        raise FpganError(f"{path}: config.json tells the hash {info['hash']!s:.40}, but its architecture and "
+                         f"model.safetensors have {found}; one of them was changed or damaged: copy or export it again")
+    return found

@@ -12,7 +12,16 @@ from fpgan.errors import FpganError
 from fpgan.fingerprint import as_bits
 from fpgan.io.images import to_uint8
 from fpgan.model import DEFAULT_MODEL
-from fpgan.model.format import find, model_hash, params_bytes, read_bytes, read_info, read_params, save_model
+from fpgan.model.format import (
+    check_hash,
+    find,
+    model_hash,
+    params_bytes,
+    read_bytes,
+    read_info,
+    read_params,
+    save_model,
+)
 from fpgan.model.programs import (
     SMALLEST,
     check_batch_size,
@@ -41,7 +50,7 @@ def load(name_or_path: str | os.PathLike = DEFAULT_MODEL) -> "Model":
     config = NetworkConfig.from_dict(info["network"])
     content = read_bytes(path / "model.safetensors")
     params = read_params(path / "model.safetensors", content, config)
-    return Model(config, params, info, model_hash(config, content))
+    return Model(config, params, info, check_hash(path, info, config, content))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,13 +61,18 @@ class Model:
       config: the architecture.
       params: {"generator", "decoder"} -> nested dict of float32 arrays.
       info: what config.json says: name, training data and licence, metrics.
-      hash: 16 hexadecimal digits that identify architecture and parameters.
+      stored_hash: the hash of the files that the model was loaded from; empty for a model in memory.
     """
 
     config: NetworkConfig
     params: dict
     info: dict
-    hash: str
+    stored_hash: str = ""
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits that identify architecture and parameters, computed when they are first asked for."""
+        return self.stored_hash or model_hash(self.config, params_bytes(self.params))
 
     @property
     def name(self) -> str:
@@ -168,8 +182,8 @@ class Model:
 
 
 def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
-    """A model of parameters in memory, for instance of a training run."""
-    return Model(config, params, info, model_hash(config, params_bytes(params)))
+    """Returns a model of parameters in memory, for instance of a training run."""
+    return Model(config, params, info)
 
 
 def _check_seeds(seeds) -> np.ndarray:

@@ -1,7 +1,10 @@
 """Checkpoints of a training run: asynchronous, atomic, the newest few kept and every n-th for ever (orbax)."""
 
-import json
+import contextlib
+import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -9,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fpgan.errors import FpganError, quiet_absl
-from fpgan.io.files import reason, write_file
-from fpgan.io.inputs import read_json
-from fpgan.training.config import default, flatten, renamed
+from fpgan.distributed import runtime
+from fpgan.distributed.devices import is_main
+from fpgan.errors import FpganError, os_reason, quiet_absl, reason
 from fpgan.training.state import TrainState
 
-# What may change between the start of a run and its continuation: nothing that the result depends on.
-_FREE = ("every.", "evaluation.", "keep.", "export.", "data.data_dir", "data.workers", "data.resident")
+
+class DamagedCheckpoint(FpganError):
+    """A checkpoint that is there cannot be read."""
 
 
 class Checkpoints:
@@ -36,9 +39,16 @@ class Checkpoints:
         writing = dict(preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True,
                        enable_async_checkpointing=True)
         reading = dict(read_only=True, save_interval_steps=0, create=False)
-        options = ocp.CheckpointManagerOptions(**reading if read_only else writing)
-        with quiet_absl():
-            self._manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
+        self._options = ocp.CheckpointManagerOptions(**reading if read_only else writing)
+        self._workdir, self._saving = Path(workdir), None
+        self._quiet = contextlib.ExitStack()  # orbax logs what it raises, from threads of its own, over hundreds of lines
+        self._quiet.enter_context(quiet_absl(errors=True))
+        _ignore_closed_loops()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        with self._telling_of_writes():
+            return ocp.CheckpointManager(self._workdir.absolute() / "checkpoints", options=self._options)
 
     @property
     def latest(self) -> int | None:
@@ -46,10 +56,17 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Begins to save an unreplicated state in the background; waits for the save before it, if that still runs."""
+        """Begins to save an unreplicated state in the background; waits for the save before it, if that still runs.
+
+        Raises:
+          FpganError: this save or the one before it cannot be written; names the place and the last good step.
+        """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, _as_dict(state))))
+            with self._telling_of_writes():
+                self._manager.wait_until_finished()
+                self._saving = step
+                self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, _as_dict(state))))
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """Reads a checkpoint.
@@ -59,7 +76,7 @@ class Checkpoints:
           step: which one; the newest if None.
 
         Raises:
-          FpganError: if there is none, or it does not have the structure of `like`.
+          FpganError: if there is none, or it does not have the structure of `like`; DamagedCheckpoint if it is incomplete.
         """
         step = self.latest if step is None else step
         if step is None:
@@ -72,20 +89,104 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
         except (ValueError, KeyError, FileNotFoundError) as error:
-            raise FpganError(f"the checkpoint {self._manager.directory}/{step} cannot be read ({reason(error)}); "
-                             "remove that folder to go on from the one before it") from error
+            kind = FpganError if "structures do not match" in str(error) else DamagedCheckpoint
+            raise kind(f"the checkpoint {self._manager.directory}/{step} cannot be read ({reason(error):.200}); "
+                       "remove that folder to go on from the one before it") from error
         restored["optimizer"] = {name: type(moments)(**restored["optimizer"][name])
                                  for name, moments in like.optimizer.items()}
         return TrainState(**jax.tree.map(jnp.asarray, restored))
 
+    def restore_newest(self, like: TrainState, report: Callable[[str], None]) -> TrainState | None:
+        """Reads the newest checkpoint that can be read; sets aside what is newer, and tells so.
+
+        Args:
+          like: as in `restore`.
+          report: is given a line for each checkpoint that is set aside.
+
+        Returns:
+          The state; None if there is no checkpoint.
+
+        Raises:
+          FpganError: if there are checkpoints, but none that can be read.
+        """
+        while self.latest is not None:
+            step = self.latest
+            try:
+                state, problem = self.restore(like), None
+            except DamagedCheckpoint as error:
+                state, problem = None, error
+            self._agree({f"a checkpoint of step {step} that can be read": state is not None})
+            if state is not None:
+                return state
+            if len(self._manager.all_steps()) == 1:
+                raise FpganError(f"{problem}; there is none: remove {self._manager.directory} to begin anew") from problem
+            if is_main():
+                place = _set_aside(self._manager.directory, step)
+                report(f"the checkpoint of step {step:,} cannot be read; moved it to {place}, going on from the one before")
+            self._agree({})
+            self._manager.close()
+            self._manager = self._open()  # orbax takes the layout of all checkpoints from the newest one when it opens them
+        return None
+
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk.
+
+        Raises:
+          FpganError: the last save cannot be written.
+        """
+        with self._quiet, self._telling_of_writes():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _telling_of_writes(self) -> Iterator[None]:
+        """Turns what the block raises because the disk is full, or the like, into one line."""
+        try:
+            yield
+        except Exception as error:
+            why = os_reason(error)
+            if why is None or isinstance(error, FpganError):
+                raise
+            place = self._workdir / "checkpoints" / ("" if self._saving is None else str(self._saving))
+            raise FpganError(f"{place}: cannot be written ({why}), mend that; {resume_hint(self._workdir)}") from error
+
+    def _agree(self, facts: dict) -> None:
+        """Waits for the other processes of a run, which have to see the same."""
+        fleet = runtime.fleet()
+        if fleet:
+            fleet.meet(facts)
+
+
+def _ignore_closed_loops() -> None:
+    """Keeps from the terminal what tensorstore's threads say when one of several reads or writes at once has failed.
+
+    The failure itself is raised; the others then find their event loop closed, where nobody can catch that.
+    """
+    former = sys.unraisablehook
+    if getattr(former, "ignores_closed_loops", False):
+        return
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            former(unraisable)
+
+    hook.ignores_closed_loops = True
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _set_aside(checkpoints: Path, step: int) -> Path:
+    """Moves a checkpoint to a name beside the others' folder that no other has, and returns that."""
+    folder = Path(checkpoints).parent / "damaged"
+    folder.mkdir(exist_ok=True)
+    number = 0
+    while (place := folder / f"{step}-{number}").exists():
+        number += 1
+    return Path(checkpoints, str(step)).rename(place)
 
 
 def last_step(workdir: str | os.PathLike) -> int | None:
-    """The newest complete checkpoint's step, or None; reads names only, as it may be called from any thread."""
+    """Returns the newest complete checkpoint's step, or None; reads names only, as it may be called from any thread."""
     try:
         return max((int(name) for name in os.listdir(Path(workdir) / "checkpoints") if name.isdigit()), default=None)
     except FileNotFoundError:
@@ -100,42 +201,7 @@ def resume_hint(workdir: str | os.PathLike) -> str:
     return f"the last saved step is {step:,} in {workdir}; run the same command again to go on from there"
 
 
-def settle_data(workdir: str | os.PathLike, source) -> None:
-    """Notes in WORKDIR/data.json what the run learns from, or checks that it is still the same.
-
-    Raises:
-      FpganError: if the number of images has changed, and with it their order.
-    """
-    path = Path(workdir) / "data.json"
-    data = {"name": source.name, "licence": source.licence, "size": len(source)}
-    begun = read_json(path) if path.exists() else data
-    if begun.get("size") != data["size"]:
-        raise FpganError(f"{workdir} was begun with {begun.get('size')} images, now there are {data['size']}; "
-                         "restore them to continue, or give another --workdir")
-    write_file(path, (json.dumps(data, indent=2) + "\n").encode())
-
-
-def check_config(workdir: str | os.PathLike, config) -> None:
-    """Checks that a used working directory was begun with the same config.
-
-    Raises:
-      FpganError: if the run there was begun with another one, which would make it another experiment.
-    """
-    path, fields = Path(workdir) / "config.json", flatten(config)
-    if path.exists():
-        begun = flatten(default()) | renamed(read_json(path))  # what an older version wrote lacks newer fields
-        for key in sorted(begun.keys() | fields.keys()):
-            if begun.get(key) != fields.get(key) and not key.startswith(_FREE):
-                raise FpganError(f"{workdir} was begun with {key} = {begun.get(key)!r}, now it is {fields.get(key)!r}; "
-                                 "give the old value to continue, or another --workdir")
-
-
-def write_config(workdir: str | os.PathLike, config) -> None:
-    """Writes the config into the working directory."""
-    write_file(Path(workdir) / "config.json", (json.dumps(flatten(config), indent=2) + "\n").encode())
-
-
 def _as_dict(state: TrainState) -> dict:
-    """The state as nested dicts; orbax writes names, and named tuples would come back as dicts."""
+    """Returns the state as nested dicts; orbax writes names, and named tuples would come back as dicts."""
     fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
     return fields | {"optimizer": {name: moments._asdict() for name, moments in state.optimizer.items()}}

@@ -1,24 +1,31 @@
 """The training config: every field with its default, which is the paper's setting, and how to read one."""
 
 import ast
+import dataclasses
 import difflib
 import functools
 import math
 import os
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import ml_collections
 from flax.traverse_util import flatten_dict
 
+from fpgan.data.settings import DataSettings
 from fpgan.errors import FpganError
+from fpgan.model.readout import LEAST_FIT
+from fpgan.networks.config import NetworkConfig
+from fpgan.perturbations.sampling import parse_ranges
+from fpgan.training.augment import parse_policy
 
 # Keys of older versions -> keys of today: in overrides, in config files and in the config.json of runs.
-RENAMED = {"objective.discriminator_noise": "objective.instance_noise", "export.fit_images": "export.readout_images"}
+RENAMED = {"objective.discriminator_noise": "objective.instance_noise", "export.fit_images": "export.readout_images",
+           "data.resolution": "network.resolution"}
 # The least value of every field that counts something.
 _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images": 1.0, "every.log": 1, "every.checkpoint": 1,
-          "every.grid": 1, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
+          "every.grid": 0, "every.evaluate": 0, "evaluation.images": 2, "keep.newest": 1, "keep.every": 0,
           "curriculum.accuracy_images": 1, "curriculum.latent_images": 1, "curriculum.ramp_images": 1,
           "objective.path_length_interval": 1, "objective.path_length_batch_shrink": 1,
           "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.readout_images": 0,
@@ -31,22 +38,15 @@ def default() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dict(
         name="fpgan",
         seed=0,
-        data=dict(name="folder", resolution=128, data_dir="data", path="", count=0, take=0, tfds_name="", split="train",
-                  crop="center", resident=True, workers=0),
-        network=dict(
-            resolution=128, channels=3, fingerprint_bits=128, latent_size=512, style_size=512,
-            channel_base=8192, channel_max=512, decoder_channel_base=0, decoder_channel_max=0, decoder_features=0,
-            decoder_linear=False, decoder_linear_gain=8.0, decoder_linear_levels=1, discriminator_channel_base=0,
-            discriminator_channel_max=0,
-            mapping_layers=8, mapping_lr_multiplier=0.01, bit_coding="zero_one", fingerprint_strength=1.0,
-            modulated_min=0, modulated_max=0, noise="random", minibatch_stddev_group=4,
-            minibatch_stddev_order="contiguous", label_size=0, compute_dtype="float32"),
+        data=dataclasses.asdict(DataSettings()) | dict(resident=True, workers=0),
+        network=NetworkConfig().to_dict(),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
             quantize=False, instance_noise=0.0,
             visibility=0.0, perturbations="", perturbed_share=0.85,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),
+        augment=dict(mirror=False, policy=""),  # for few images, see augment.py; such as "color,translation,cutout"
         curriculum=dict(bits_first=False, latent_scale=0.1, learning_rate_factor=2.5, start_accuracy=0.9,
                         hold_accuracy=0.85, latent_images=50_000, ramp_images=100_000, accuracy_images=2_000,
                         fingerprint_factor=1.0),
@@ -55,7 +55,7 @@ def default() -> ml_collections.ConfigDict:
         batch_size=16,
         total_images=25_000_000,
         ema_half_life_images=10_000.0,
-        every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; evaluate = 0: never
+        every=dict(log=50, checkpoint=500, grid=1000, evaluate=0),  # in steps; grid, evaluate = 0: never
         evaluation=dict(images=1_000, features="pixels"),  # what `every.evaluate` measures, see monitor.py
         keep=dict(newest=2, every=0),  # checkpoints: the newest, and every n-th step's for ever (0: none)
         # What `fpgan export` does after training, see readout.py; readout_images 0: no fit.
@@ -102,8 +102,7 @@ def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
     if not equals:
         raise FpganError(f"override {override!r}; expected key=value, such as batch_size=32")
     if key not in fields:
-        near = difflib.get_close_matches(key, fields, n=1, cutoff=0)[0]
-        raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
+        raise _unknown(key, fields)
     set_field(config, key, _parse(key, text, fields[key]))
 
 
@@ -124,13 +123,21 @@ def place(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.C
     return functools.reduce(lambda node, name: node[name], parents, config), leaf
 
 
+def architecture(config: ml_collections.ConfigDict) -> NetworkConfig:
+    """Returns the architecture that a config's `network` part describes.
+
+    Raises:
+      FpganError: if a value in it makes no sense.
+    """
+    return NetworkConfig.from_dict(config.network)
+
+
 def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns the config if every field is one that fpgan knows; a field of a config file may be misspelt as well."""
     known = flatten(default())
     for key in flatten(config):
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
+            raise _unknown(key, known)
     fields = flatten(config)
     for key, least in _LEAST.items():
         if fields[key] < least:
@@ -139,23 +146,16 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.export.strength != 1 and config.network.bit_coding != "plus_minus_one"):
         raise FpganError(f"export.strength is {config.export.strength}; expected a number above 0, and 1 unless "
                          "network.bit_coding is 'plus_minus_one'")
-    if config.export.readout_images:
-        from fpgan.model.readout import LEAST_FIT  # here, because it brings JAX
-
-        if config.export.readout_images < LEAST_FIT:
-            raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
-                             "for no fit")
+    if 0 < config.export.readout_images < LEAST_FIT:
+        raise FpganError(f"export.readout_images is {config.export.readout_images}; expected {LEAST_FIT} or more, or 0 "
+                         "for no fit")
     if config.total_images < config.batch_size:
         raise FpganError(f"total_images is {config.total_images}, batch_size {config.batch_size}; expected at least "
                          "one batch")
     for section in ("objective", "export"):
-        if config[section].perturbations:
-            from fpgan.perturbations.sampling import parse_ranges  # here, because it brings JAX
-
-            parse_ranges(config[section].perturbations)
-    if config.data.resolution != config.network.resolution:
-        raise FpganError(f"data.resolution is {config.data.resolution}, network.resolution {config.network.resolution}; "
-                         "expected the same")
+        parse_ranges(config[section].perturbations)
+    parse_policy(config.augment.policy)
+    architecture(config)
     return config
 
 
@@ -163,10 +163,8 @@ def check_batch(config, devices: int) -> None:
     """Checks that a batch divides evenly over the devices, with whole minibatch groups on each.
 
     Raises:
-      FpganError: if not, or for a conditional model, which can be run but not trained.
+      FpganError: if not.
     """
-    if config.network.label_size:
-        raise FpganError("network.label_size is set; conditional models can be imported and run, but not trained here")
     batch = config.batch_size
     group = min(config.network.minibatch_stddev_group, batch)
     if batch % (devices * group):
@@ -181,6 +179,11 @@ def check_batch(config, devices: int) -> None:
 def flatten(config: ml_collections.ConfigDict) -> dict:
     """Returns the fields of a nested config as one dict with dotted keys."""
     return flatten_dict(config.to_dict(), sep=".")
+
+
+def _unknown(key: str, known: Iterable[str]) -> FpganError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+    return FpganError(f"unknown config key {key!r}; the nearest known one is {near!r}")
 
 
 def _parse(key: str, text: str, old):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.distributed import devices
+from fpgan.io.files import writing
 
 _SHOWN = {"accuracy": "bits", "fingerprint": "fp", "latent": "latent", "adversarial": "adv", "consistency": "cons",
           "discriminator": "disc", "progress": "stage", "eval_accuracy": "held-out bits",
@@ -30,13 +31,9 @@ class Log:
         self._pending: list[tuple[int, dict]] = []
         self._measured: dict[str, float] = {}
         self._began = None  # time and step of the first fetch: the rate leaves compilation out
-        self._board = None
-        if not devices.is_main():
-            return
-        keep_until(self._path, start)
-        if importlib.util.find_spec("tensorboardX"):
-            import tensorboardX
-            self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start)
+        self._board = _open_board(workdir, start) if devices.is_main() else None
+        if devices.is_main():
+            keep_until(self._path, start)
 
     def add(self, step: int, scalars: dict, measured: dict[str, float] | None = None) -> None:
         """Notes the scalars (arrays [devices]) of a finished step, without waiting for them, and what was measured after it.
@@ -78,12 +75,21 @@ class Log:
         elif step > self._began[1]:
             rate = (step - self._began[1]) * self._batch / (now - self._began[0])
         record = {"step": step, "images": step * self._batch, "images_per_second": rate} | means
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self._board:
             for name, value in means.items():
                 self._board.add_scalar(name, value, step)
         self._report(progress_line(record, self._last, self._batch))
+
+
+def _open_board(workdir: str | os.PathLike, start: int):
+    """Returns a writer for TensorBoard below the run's directory, or None where tensorboardX is not installed."""
+    if not importlib.util.find_spec("tensorboardX"):
+        return None
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start)
 
 
 def progress_line(record: dict, last: int, batch_size: int) -> str:

@@ -6,8 +6,10 @@ The inputs are the same at every measurement of a run and of all runs with its s
 changes the state: a run with it gives the same bits as one without.
 """
 
+import functools
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,61 +23,67 @@ from fpgan.evaluation.metrics import bit_accuracy, psnr
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, grid
 from fpgan.model.model import Model, from_params
-from fpgan.networks.config import NetworkConfig
-from fpgan.training.state import averaged_params
+from fpgan.training.config import architecture
+from fpgan.training.state import TrainState, averaged_params
 
 _BATCH = 50  # images per call of the two compiled programs, and in memory
 _PAIRS = 200  # images that are made again with a second fingerprint
 ROWS = COLUMNS = 8
 
 
+def open_monitor(config, source) -> Callable[[TrainState], dict[str, float]]:
+    """Returns what measures a replicated state: a Monitor in the main process of a run that is measured, else nothing.
+
+    Args:
+      config: the training config; `every.evaluate` is 0 where nothing is to be measured.
+      source: the training images.
+
+    Raises:
+      FpganError: as Monitor.
+    """
+    return Monitor(config, source) if config.every.evaluate and devices.is_main() else lambda state: {}
+
+
 class Monitor:
-    """Measures every so often, in the main process.
+    """Measures the moving averages, always by the same inputs.
 
     Fingerprints and latents are drawn from a stream of their own: 128 bits of it occur nowhere in training.
     """
 
-    def __init__(self, config, network: NetworkConfig, source):
-        """Draws the inputs and reads the real images, once.
+    def __init__(self, config, source):
+        """Checks the settings and draws the inputs; the real images are read when they are first needed.
 
         Args:
-          config: the training config; `every.evaluate` and `evaluation` say when and what.
-          network: the architecture.
+          config: the training config; `evaluation` says what is measured.
           source: the training images.
 
         Raises:
           FpganError: fewer than two real images, or features that cannot be had.
         """
-        self._config, self._network = config, network
-        self._last = config.total_images // config.batch_size
-        self._on = bool(config.every.evaluate) and devices.is_main()
-        if not self._on:
-            return
         if len(source) < 2:
             raise FpganError(f"every.evaluate is set, but {source.name} has {len(source)} images; expected 2 or more")
+        self._config, self._source = config, source
+        self._network = network = architecture(config)
         count = config.evaluation.images
         rng = np.random.default_rng([config.seed, 2])
         self._bits, self._others = rng.integers(0, 2, (2, count, network.fingerprint_bits), np.uint8)
         self._seeds = rng.integers(0, 2**32, count, np.uint32)
         self._extractor = open_extractor(config.evaluation.features, network.resolution)
-        chosen = np.sort(rng.choice(len(source), min(count, len(source)), replace=False))
-        self._reals = moments(np.concatenate([self._extractor.extract(source.read(chosen[part]))
-                                              for part in _parts(len(chosen))]))
+        self._chosen = np.sort(rng.choice(len(source), min(count, len(source)), replace=False))
 
-    def __call__(self, step: int, replicated) -> dict[str, float]:
-        """Measures, if it is time to.
+    @functools.cached_property
+    def _reals(self):
+        """The moments of the features of real images."""
+        features = [self._extractor.extract(self._source.read(self._chosen[part])) for part in _parts(len(self._chosen))]
+        return moments(np.concatenate(features))
 
-        Args:
-          step: steps done.
-          replicated: the TrainState on the devices.
+    def __call__(self, replicated: TrainState) -> dict[str, float]:
+        """Measures a state that lies on the devices.
 
         Returns:
           eval_accuracy, the mean bit accuracy on 8-bit images in [0, 1]; eval_psnr, between two fingerprints at one latent,
-          the mean in dB; eval_frechet_FEATURES; eval_seconds, what this took. Nothing when it is not time, or in processes
-          but the main one.
+          the mean in dB; eval_frechet_FEATURES; eval_seconds, what this took.
         """
-        if not self._on or (step % self._config.every.evaluate and step != self._last):
-            return {}
         began = time.perf_counter()
         params = devices.unreplicate(averaged_params(self._config, replicated))
         model = from_params(self._network, jax.device_put(params), {"name": "in training"})
@@ -100,22 +108,21 @@ def _parts(count: int) -> list[slice]:
     return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
 
 
-def write_grids(workdir: Path, network: NetworkConfig, state, source, seed: int) -> dict:
+def write_grids(workdir: Path, config, source, state) -> dict:
     """Writes grids/STEP-random.png, -one_latent.png, -one_fingerprint.png and, at step 0, grids/reals.png.
 
     Args:
       workdir: the run's directory.
-      network: the architecture.
-      state: an unreplicated TrainState.
+      config: the training config; its seed is that of the inputs, so that the grids of a run can be compared.
       source: the training images.
-      seed: of the inputs, so that the grids of a run can be compared.
+      state: an unreplicated TrainState.
 
     Returns:
       name -> uint8 picture, as written; nothing in processes but the main one.
     """
     if not devices.is_main():
         return {}
-    rng = np.random.default_rng(seed)
+    rng, network = np.random.default_rng(config.seed), architecture(config)
     model = from_params(network, state.ema, {"name": "in training"})
     count = ROWS * COLUMNS
     prints = rng.integers(0, 2, (count, network.fingerprint_bits), np.uint8)

@@ -10,8 +10,8 @@ import optax
 from fpgan.errors import FpganError
 from fpgan.model.format import load_discriminator
 from fpgan.model.model import load
-from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import NETWORKS, init_params
+from fpgan.training.config import architecture
 
 
 @flax.struct.dataclass
@@ -60,15 +60,17 @@ def lazy_factor(config, network: str) -> float:
     return interval / (interval + 1) if weight else 1.0
 
 
-def init_state(config, network: NetworkConfig) -> TrainState:
-    """The state at step 0, a function of config.seed alone.
-
-    Args:
-      config: the training config.
-      network: the architecture (config.network as NetworkConfig).
-    """
+def init_state(config) -> TrainState:
+    """Returns the state at step 0 of a training config; its parameters depend on config.seed and architecture alone."""
     key = jax.random.key(config.seed, impl="threefry2x32")
-    return state_from_params(config, jax.jit(init_params, static_argnums=0)(network, key))
+    return state_from_params(config, jax.jit(init_params, static_argnums=0)(architecture(config), key))
+
+
+def state_from_fork(config, state: TrainState) -> TrainState:
+    """Returns the state of another run as the start of one with this config: whole, without a curriculum if it has none."""
+    if config.curriculum.bits_first:
+        return state
+    return state.replace(progress=jnp.full((), 2.0), image_terms=jnp.ones((), bool))
 
 
 def state_from_params(config, params: dict) -> TrainState:
@@ -85,18 +87,19 @@ def state_from_params(config, params: dict) -> TrainState:
     )
 
 
-def params_from_model(path: str, network: NetworkConfig, fresh: dict) -> dict:
-    """Parameters of a saved model as the start of a training run (config.init_from).
+def params_from_model(config, fresh: dict) -> dict:
+    """Returns the parameters of the saved model `config.init_from` as the start of a training run.
 
     Args:
-      path: a model directory or the name of a shipped model; its discriminator is used if it was saved beside it.
-      network: the architecture that is to be trained.
-      fresh: random parameters of it; what remains of them is the discriminator, if the model has none. Noise maps that the
-        architecture does not have are dropped.
+      config: the training config; `init_from` is a model directory or the name of a shipped model, whose discriminator is
+        used if it was saved beside it.
+      fresh: random parameters of the config's architecture; what remains of them is the discriminator, if the model has
+        none. Noise maps that the architecture does not have are dropped.
 
     Raises:
       FpganError: if the model's architecture has other parameters, or makes another function of the same ones.
     """
+    path, network = config.init_from, architecture(config)
     model = load(path)
     for field in ("bit_coding", "decoder_linear_gain", "fingerprint_strength", "mapping_lr_multiplier",
                   "minibatch_stddev_group", "minibatch_stddev_order"):

@@ -28,6 +28,8 @@ from fpgan.networks.generator import Generator
 from fpgan.networks.levels import quantize, to_float
 from fpgan.perturbations.sampling import parse_ranges, perturb
 from fpgan.training import losses
+from fpgan.training.augment import augment, mirror, parse_policy
+from fpgan.training.config import architecture
 from fpgan.training.state import (
     TrainState,
     advance_curriculum,
@@ -47,6 +49,8 @@ class Phase:
       name: of the phase.
       interval: number of steps between its turns.
       run: (state, images) -> (state, scalars).
+      trains: the networks whose parameters it moves, and whose gradients it averages over the devices.
+      stream: number of the stream that its random inputs come from; it never changes, so that runs go on to the same bits.
       image_terms: whether it runs while the curriculum lets the image terms in (True), while it holds them back (False),
         or always (None). The host picks: on a CPU, convolutions inside `lax.cond` run ten times slower.
     """
@@ -54,46 +58,55 @@ class Phase:
     name: str
     interval: int
     run: Callable
+    trains: tuple[str, ...] = ()
+    stream: int = 0
     image_terms: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all phases share: config, architecture, samples per device, and whether `images` is the whole data set."""
+    """What all phases share: config, samples per device, and whether `images` is the whole data set."""
 
     config: object
-    network: NetworkConfig
     device_batch: int
     resident: bool
 
+    @functools.cached_property
+    def network(self) -> NetworkConfig:
+        """The architecture."""
+        return architecture(self.config)
 
-def phases(config, network: NetworkConfig, device_batch: int, resident: bool) -> tuple[Phase, ...]:
-    """Lists the phases of a step in their order.
+
+def phases(config, device_batch: int, resident: bool) -> tuple[Phase, ...]:
+    """Returns the phases of a step in their order.
 
     Args:
       config: the training config.
-      network: the architecture.
       device_batch: samples per device.
       resident: True if the phases get the whole data set, uint8 [size, R, R, 3], and pick their images themselves; False
-        if they get the device's share of the batch, uint8 [device_batch, R, R, 3].
+        if they get the device's share of the batch, uint8 [device_batch, R, R, 3]. With classes (network.label_size), a
+        pair of that and int32 [size] or [device_batch].
     """
-    setup = Setup(config, network, device_batch, resident)
+    setup = Setup(config, device_batch, resident)
     o = config.objective
-    listed = [Phase("generator", 1, functools.partial(generator_phase, setup, True), True)]
-    if config.curriculum.bits_first:
-        listed.append(Phase("bits", 1, functools.partial(generator_phase, setup, False), False))
-    if o.path_length:
-        listed.append(Phase("path_length", o.path_length_interval, functools.partial(path_length_phase, setup), True))
-    listed.append(Phase("discriminator", 1, functools.partial(discriminator_phase, setup), True))
-    if o.r1_gamma:
-        listed.append(Phase("r1", o.r1_interval, functools.partial(r1_phase, setup), True))
+
+    def phase(name, interval, function, trains, stream, image_terms=True):
+        return Phase(name, interval, functools.partial(function, setup, stream), trains, stream, image_terms)
+
+    bits = functools.partial(generator_phase, image_terms=False)  # never in one step with "generator", whose stream it takes
+    listed = [phase("generator", 1, generator_phase, ("generator", "decoder"), 0)]
+    listed += [phase("bits", 1, bits, ("generator", "decoder"), 0, False)] if config.curriculum.bits_first else []
+    listed += [phase("path_length", o.path_length_interval, path_length_phase, ("generator",), 1)] if o.path_length else []
+    listed += [phase("discriminator", 1, discriminator_phase, ("discriminator",), 2)]
+    listed += [phase("r1", o.r1_interval, r1_phase, ("discriminator",), 3)] if o.r1_gamma else []
     return tuple(listed)
 
 
-def generator_phase(setup: Setup, image_terms: bool, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def generator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array, *,
+                    image_terms: bool = True) -> tuple[TrainState, dict]:
     """Updates generator and decoder on the main objective, with or without its image terms; averages; curriculum."""
     del images
-    inputs = draw_inputs(setup, state, "generator", setup.device_batch)
+    inputs = draw_inputs(setup, state, stream, setup.device_batch)
     ramp, level = image_ramp(state), perturbation_level(state)
 
     def objective(params):
@@ -119,8 +132,9 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
     latent, which is to shape the picture, from untouched ones.
     """
     network, bits = setup.network, inputs["fingerprints"]
-    generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"])
-    fakes = generate(bits, inputs["noise_keys"])
+    generate = functools.partial(Generator(network).apply, {"params": params["generator"]}, inputs["latents"],
+                                 labels=inputs["labels"])
+    fakes = generate(bits, noise_keys=inputs["noise_keys"])
     o = setup.config.objective
     seen = quantize(fakes) if o.quantize else fakes
     decode = functools.partial(Decoder(network).apply, {"params": params["decoder"]})
@@ -135,10 +149,11 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
         "accuracy": jnp.mean((logits > 0) == (bits > 0), axis=-1),
     }
     if image_terms:
-        scores = Discriminator(network).apply({"params": discriminator}, add_instance_noise(setup, fakes, inputs["pixels"]))
+        shown = show(setup, fakes, inputs["augment_keys"], inputs["pixels"])
+        scores = Discriminator(network).apply({"params": discriminator}, shown, inputs["labels"])
         terms["adversarial"] = losses.generator_adversarial(scores)
     if image_terms and (o.consistency or o.coarse_consistency):
-        others = generate(inputs["other_fingerprints"], inputs["noise_keys"])
+        others = generate(inputs["other_fingerprints"], noise_keys=inputs["noise_keys"])
         terms["consistency"] = losses.consistency(fakes, others, o.visibility)
         terms["coarse_consistency"] = losses.coarse_consistency(fakes, others)
     return terms
@@ -161,17 +176,17 @@ def term_weights(config, ramp: jax.Array) -> dict:
     }
 
 
-def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def path_length_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the generator on the path length penalty, over a part of the batch, times the interval."""
     del images
     o, network = setup.config.objective, setup.network
     batch = setup.device_batch // o.path_length_batch_shrink
-    inputs = draw_inputs(setup, state, "path_length", batch)
+    inputs = draw_inputs(setup, state, stream, batch)
     generator = Generator(network)
 
     def penalty(params):
         variables = {"params": params}
-        styles = generator.apply(variables, inputs["fingerprints"], method="styles")
+        styles = generator.apply(variables, inputs["fingerprints"], inputs["labels"], method="styles")
 
         def projected(styles):
             fakes = generator.apply(variables, inputs["latents"], styles, inputs["noise_keys"],
@@ -190,17 +205,18 @@ def path_length_phase(setup: Setup, state: TrainState, images: jax.Array) -> tup
     return state.replace(path_length_mean=mean), {"path_length": lax.pmean(value, AXIS), "path_length_mean": mean}
 
 
-def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def discriminator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on fresh fakes and on real images."""
-    inputs = draw_inputs(setup, state, "discriminator", setup.device_batch)
-    reals = draw_reals(setup, state.step - 1, images)  # the generator phase has counted this step
+    inputs = draw_inputs(setup, state, stream, setup.device_batch)
+    # The generator phase has counted this step.
+    reals, classes = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])
     fakes = Generator(setup.network).apply({"params": state.params["generator"]}, inputs["latents"],
-                                           inputs["fingerprints"], inputs["noise_keys"])
+                                           inputs["fingerprints"], inputs["noise_keys"], inputs["labels"])
 
     def objective(params):
         score = functools.partial(Discriminator(setup.network).apply, {"params": params})
-        real_scores = score(add_instance_noise(setup, reals, inputs["real_pixels"]))
-        fake_scores = score(add_instance_noise(setup, fakes, inputs["pixels"]))
+        real_scores = score(show(setup, reals, inputs["real_augment_keys"], inputs["real_pixels"]), classes)
+        fake_scores = score(show(setup, fakes, inputs["augment_keys"], inputs["pixels"]), inputs["labels"])
         loss = jnp.mean(losses.discriminator_adversarial(real_scores, fake_scores))
         return loss, {"discriminator": loss, "real_score": jnp.mean(real_scores), "fake_score": jnp.mean(fake_scores)}
 
@@ -209,14 +225,16 @@ def discriminator_phase(setup: Setup, state: TrainState, images: jax.Array) -> t
     return apply_gradients(setup.config, state, {"discriminator": gradients}), scalars
 
 
-def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
+def r1_phase(setup: Setup, stream: int, state: TrainState, images: jax.Array) -> tuple[TrainState, dict]:
     """Updates the discriminator on gamma/2 times the squared gradient at real images, times the interval."""
-    o = setup.config.objective
-    reals = draw_reals(setup, state.step - 1, images)
+    o, inputs = setup.config.objective, draw_inputs(setup, state, stream, setup.device_batch)
+    reals, classes = draw_reals(setup, state.step - 1, images, inputs["mirror_keys"])
+    policy = parse_policy(setup.config.augment.policy)
 
     def penalty(params):
         def total_score(x):
-            return jnp.sum(Discriminator(setup.network).apply({"params": params}, x))
+            shown = augment(policy, x, inputs["real_augment_keys"])
+            return jnp.sum(Discriminator(setup.network).apply({"params": params}, shown, classes))
         return jnp.mean(losses.r1(jax.grad(total_score)(reals)))
 
     value, gradients = lax.pmean(jax.value_and_grad(penalty)(state.params["discriminator"]), AXIS)
@@ -224,58 +242,81 @@ def r1_phase(setup: Setup, state: TrainState, images: jax.Array) -> tuple[TrainS
     return apply_gradients(setup.config, state, {"discriminator": gradients}), {"r1": value}
 
 
-PHASE_NUMBERS = {"generator": 0, "path_length": 1, "discriminator": 2, "r1": 3}
-
-
-def draw_inputs(setup: Setup, state: TrainState, phase: str, batch: int) -> dict:
-    """Draws this device's random inputs of a phase, a function of (seed, step, phase, global sample index).
+def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dict:
+    """Draws this device's random inputs of a phase, a function of (seed, step, stream, global sample index).
 
     Args:
       setup: what the phases share.
       state: gives the step, and the progress of the curriculum, which scales the latents.
-      phase: a key of PHASE_NUMBERS.
+      stream: of the phase, see Phase.
       batch: samples on this device.
 
     Returns:
       latents [batch, latent_size] ~ N(0, latent_scale^2 I); fingerprints, other_fingerprints [batch, n] in
-      {0., 1.}; noise_keys [batch]; pixels [batch, R, R, channels] ~ N(0, 1), and another such real_pixels for the
-      discriminator; perturbation_keys [batch] for the generator. What a phase does not use, the compiler leaves out.
+      {0., 1.}; pixels, real_pixels [batch, R, R, channels] ~ N(0, 1); keys [batch] of noise, perturbations, augmentation
+      (of generated and real images) and mirroring; labels [batch, label_size] one-hot, every class alike, None without
+      classes. What a phase does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
-    key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), PHASE_NUMBERS[phase])
+    key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), stream)
 
     def one(index):
         latent, bits, other, noise, pixels, real_pixels = jax.random.split(jax.random.fold_in(key, index), 6)
-        n = (network.fingerprint_bits,)
-        drawn = {
+        n, size = (network.fingerprint_bits,), (network.resolution, network.resolution, network.channels)
+        return {
             "latents": scale * jax.random.normal(latent, (network.latent_size,)),
             "fingerprints": jax.random.bernoulli(bits, shape=n).astype(jnp.float32),
             "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
             "noise_keys": noise,
-            "pixels": jax.random.normal(pixels, (network.resolution, network.resolution, network.channels)),
+            "perturbation_keys": jax.random.fold_in(noise, 1),
+            "augment_keys": jax.random.fold_in(noise, 2),
+            "real_augment_keys": jax.random.fold_in(noise, 3),
+            "mirror_keys": jax.random.fold_in(noise, 4),
+            "labels": draw_label(jax.random.fold_in(noise, 5), network.label_size) if network.label_size else None,
+            "pixels": jax.random.normal(pixels, size),
+            "real_pixels": jax.random.normal(real_pixels, size),
         }
-        if phase == "generator":
-            drawn["perturbation_keys"] = jax.random.fold_in(noise, 1)
-        if phase == "discriminator":
-            drawn["real_pixels"] = jax.random.normal(real_pixels, drawn["pixels"].shape)
-        return drawn
 
     return jax.vmap(one)(global_indices(batch))
 
 
-def draw_reals(setup: Setup, step: jax.Array, images: jax.Array) -> jax.Array:
-    """This device's real images of a step, float32 [device_batch, R, R, 3] in [-1, 1]; see phases() on `images`."""
+def draw_label(key: jax.Array, label_size: int) -> jax.Array:
+    """Draws a class, every one alike as in model/programs.py, one-hot [label_size] float32."""
+    return jax.nn.one_hot(jax.random.randint(key, (), 0, label_size), label_size)
+
+
+def draw_reals(setup: Setup, step: jax.Array, images, mirror_keys: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Returns this device's real images of a step and their classes.
+
+    Args:
+      setup: what the phases share.
+      step: number of the step.
+      images: see phases().
+      mirror_keys: [device_batch], for augment.mirror.
+
+    Returns:
+      float32 [device_batch, R, R, 3] in [-1, 1]; one-hot float32 [device_batch, label_size], None without classes.
+    """
+    images, labels = images if setup.network.label_size else (images, None)
     if setup.resident:
         size, batch = images.shape[0], setup.config.batch_size
         position = step.astype(jnp.uint32) * jnp.uint32(batch) + global_indices(setup.device_batch)
-        images = images[shuffled_index(setup.config.seed, (position // size, position % size), size)]
-    return to_float(images)
+        chosen = shuffled_index(setup.config.seed, (position // size, position % size), size)
+        images, labels = images[chosen], None if labels is None else labels[chosen]
+    images = to_float(images)
+    images = mirror(images, mirror_keys) if setup.config.augment.mirror else images
+    return images, None if labels is None else jax.nn.one_hot(labels, setup.network.label_size)
 
 
 def global_indices(batch: int) -> jax.Array:
     """Numbers of this device's samples in the whole batch, uint32 [batch]."""
     return lax.axis_index(AXIS).astype(jnp.uint32) * jnp.uint32(batch) + jnp.arange(batch, dtype=jnp.uint32)
+
+
+def show(setup: Setup, images: jax.Array, keys: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Returns what the discriminator sees of images, real or generated: augmented by keys [N], and with instance noise."""
+    return add_instance_noise(setup, augment(parse_policy(setup.config.augment.policy), images, keys), pixels)
 
 
 def add_instance_noise(setup: Setup, images: jax.Array, pixels: jax.Array) -> jax.Array:
