@@ -43,16 +43,15 @@ def summary(folder: str | os.PathLike) -> list[str]:
     if not steps:
         raise FpganError(f"{traces[-1]} has no step that is named; write one with --trace or --profile")
     busy = _busy(steps, operations)
-    head = f"{'step':<16}{'runs':>5}{'ms':>9}" + "".join(f"{kind.split(',')[0]:>27}" if kind == COMPUTE else
-                                                         f"{kind.split(',')[0]:>16}" for kind in KINDS)
+    head = f"{'step':<14}{'runs':>5}{'ms':>8}{COMPUTE:>26}{'copies':>15}{'elementwise':>15}{EXCHANGE:>16}"
     lines = [f"trace: {traces[-1]}", head]
     for name, times in _by_name(steps).items():
         kinds, runs, total = Counter(), len(times), sum(busy[name].values())
         for operation, seconds in busy[name].items():
             kinds[kind_of(operation)] += seconds
         cells = [f"{kinds[kind] / runs * 1e3:.1f} ms, {kinds[kind] / max(total, 1e-12):.0%}" for kind in KINDS]
-        lines.append(f"{name:<16}{runs:>5}{statistics.median(times) * 1e3:>9.1f}{cells[0]:>27}"
-                     + "".join(f"{cell:>16}" for cell in cells[1:]))
+        lines.append(f"{name:<14}{runs:>5}{statistics.median(times) * 1e3:>8.1f}{cells[0]:>26}{cells[1]:>15}{cells[2]:>15}"
+                     f"{cells[3]:>16}")
         most = ", ".join(f"{operation} {seconds / total:.0%}" for operation, seconds in busy[name].most_common(_SHOWN))
         lines.append(f"    {most}"[:100])
     return [*lines, "ms: on the clock, median; beside it the time of operations a run, all threads or devices together"]
