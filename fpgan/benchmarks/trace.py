@@ -20,7 +20,7 @@ COMPUTE, MOVE, REST, EXCHANGE = ("products and convolutions", "copies, paddings,
 KINDS = (COMPUTE, MOVE, REST, EXCHANGE)
 _NESTED = {"while", "conditional", "call"}  # their operations are in the trace themselves
 _PRODUCTS = re.compile(r"ynn|dot|conv(olution|_general)|gemm|cudnn|cublas|custom-call|matmul")
-_EXCHANGES = re.compile(r"all-|reduce-scatter|collective|send|recv|nccl")
+_EXCHANGES = re.compile(r"all-|psum|reduce-scatter|collective|send|recv|nccl")
 _MOVES = {"copy", "transpose", "pad", "slice", "concatenate", "broadcast", "reverse", "gather", "bitcast", "reshape",
           "tuple", "dynamic-slice", "dynamic-update-slice", "copy-start", "copy-done", "iota"}
 _SHOWN = 4  # operations of each kind of step
