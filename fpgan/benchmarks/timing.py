@@ -129,7 +129,7 @@ class Settings:
       device_batch: images per device in the predictions of "scaling".
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
-      registry_sizes: numbers of users for "attribute".
+      registry_sizes: numbers of users for "attribute" and "registry".
       model: name or folder of the model of "startup".
     """
 

@@ -16,6 +16,7 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench train-step --config configs/robohash32.py --batch-sizes 16 --trace traces/step
   fpgan bench startup --repeats 5
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
+  fpgan bench instance --model robohash32 --batch-sizes 1,16,64
   fpgan bench attribute --registry-size 10000,1000000,100000000 --batch-sizes 1,64
 
 Images/s are medians over turns in which all that is compared takes part; compile time stands
@@ -25,16 +26,19 @@ fingerprints do not compile again. `pipeline` makes whole sample sets beside gen
 encoding alone. `scaling` times the largest batch on 1, 2, 4 ... devices (virtual ones on a
 CPU), and predicts a step on pods; docs/scaling.md states the model. `attribute` compares images
 with all of so many registered users, beside faiss's flat binary index where that is installed
-(pip install 'fpgan[peers]'). `startup` is the CPU time of `fpgan attribute one.png`, cold and
-warm, beside `import jax`. docs/benchmarks.md says how to read a trace.
+(pip install 'fpgan[peers]'). `instance` times a released instance beside the fingerprinted
+generator that it was folded from; `registry` an SQLite registry of so many users, in a temporary
+folder, from issuing to verifying its log.
+`startup` is the CPU time of `fpgan attribute one.png`, cold and warm, beside `import jax`.
+docs/benchmarks.md says how to read a trace.
 """
 
 
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, pipeline, train-step, scaling, attribute, startup; the first two without "
-                             "any")
+                        help="generate, decode, instance, pipeline, train-step, scaling, attribute, registry, startup; the "
+                             "first two without any")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -59,7 +63,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--utilization", type=float, default=0.3, metavar="PART",
                         help="of the peak FLOP/s, assumed in the predictions (0.3)")
     parser.add_argument("--registry-size", default="10000,100000,1000000,10000000", metavar="SIZES",
-                        help="numbers of users for attribute (10000 to 10000000)")
+                        help="numbers of users for attribute and registry (10000 to 10000000)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
     parser.add_argument("--trace", metavar="DIR",
                         help="write a trace of all that is run for jax.profiler's viewers, and sum it up by operation")

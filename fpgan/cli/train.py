@@ -43,12 +43,13 @@ def run(args) -> int:
     import os
 
     from fpgan.distributed import runtime
+    from fpgan.distributed.environment import detect_process
     from fpgan.distributed.profiler import StepTrace, parse_steps
     from fpgan.errors import missing_extra
 
     trace = StepTrace(os.path.join(args.workdir, "profile"), *parse_steps(args.profile)) if args.profile else None
-    with (runtime.together("fpgan train", args.coordinator, args.num_processes, args.process_id),
-          trace or contextlib.nullcontext()):
+    process = detect_process(args.process_id, args.num_processes, args.coordinator, meeting=True)
+    with runtime.run("fpgan train", process), trace or contextlib.nullcontext():
         try:
             from fpgan.training import config, loop
         except ModuleNotFoundError as error:
