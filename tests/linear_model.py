@@ -36,7 +36,7 @@ class LinearModel:
         levels = 128 + 30 * signs @ self.patterns.T + texture
         return np.clip(np.rint(levels), 0, 255).astype(np.uint8).reshape(len(signs), self.resolution, self.resolution, 3)
 
-    def decode(self, images, *, poses=None, batch_size=64):
+    def decode(self, images, *, poses=None, batch_size=64, exact=False):
         self.decoded += len(images)
         images = np.asarray(images, np.float32) - 128
         if poses is not None:

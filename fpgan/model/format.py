@@ -23,7 +23,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
 from fpgan.errors import FpganError, reason, shown
-from fpgan.io import inputs
+from fpgan.io import cache, inputs
 from fpgan.io.files import write_file
 from fpgan.io.inputs import Field
 from fpgan.networks import parameters
@@ -208,7 +208,9 @@ def load_aligner(path: Path, info: dict, channels: int = 3) -> tuple[Aligner, di
     images = jax.ShapeDtypeStruct((1, aligner.size, aligner.size, channels), jnp.float32)
     shapes = jax.eval_shape(aligner.init, jax.eval_shape(lambda: jax.random.key(0)), images)["params"]
     expected = {f"aligner/{name}": array.shape for name, array in flatten_dict(shapes, sep="/").items()}
-    return aligner, _read_arrays(file, content, expected)["aligner"]
+    arrays = _deserialized(file, content)
+    _check_arrays(file, arrays, expected)
+    return aligner, _nested(arrays)["aligner"]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -234,17 +236,43 @@ def read_info(path: Path) -> dict:
 
 
 def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
-    """Reads the arrays of a safetensors file, which have to be those of these networks, as float32."""
-    return _read_arrays(path, content, param_shapes(config, networks))
+    """Reads the arrays of a safetensors file, which have to be those of these networks, as float32.
+
+    Whether they are takes tracing the networks, which is remembered in the user's cache (`fpgan.io.cache`).
+    """
+    arrays, digest = _deserialized(path, content), _digest_of_check(content, config, networks)
+    if not cache.has_seen(digest):
+        _check_arrays(path, arrays, param_shapes(config, networks))
+        cache.remember(digest)
+    return _nested(arrays)
 
 
-def _read_arrays(path: Path, content: bytes, expected: dict[str, tuple[int, ...]]) -> dict:
-    """Reads arrays of these names and shapes from the content of a safetensors file: nested, as float32."""
+def _deserialized(path: Path, content: bytes) -> dict:
+    """Returns the arrays in the content of a safetensors file, as they are stored."""
     try:
-        arrays = dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
+        return dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
     except SafetensorError as error:
         raise FpganError(f"{path} is damaged or truncated ({shown(reason(error))}); copy or export the model "
                          "again") from None
+
+
+def _nested(arrays: dict) -> dict:
+    """Returns stored arrays as a nested dict of float32 arrays."""
+    return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
+                                              jnp.float32) for name, array in arrays.items()}, sep="/")
+
+
+def _digest_of_check(content: bytes, config: NetworkConfig, networks: tuple[str, ...]) -> str:
+    """Returns a digest of all that decides what `_check_arrays` finds: the file, the architecture, the code."""
+    digest = hashlib.sha256(json.dumps([config.to_dict(), networks], sort_keys=True).encode())
+    for path in [*sorted(Path(parameters.__file__).parent.glob("*.py")), Path(__file__)]:
+        digest.update(path.read_bytes())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def _check_arrays(path: Path, arrays: dict, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raises FpganError unless the arrays of a file are of these names and shapes, of known types, and finite."""
     found = {name: tuple(array["shape"]) for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -258,8 +286,6 @@ def _read_arrays(path: Path, content: bytes, expected: dict[str, tuple[int, ...]
         if not np.isfinite(np.frombuffer(array["data"], _DTYPES[array["dtype"]])).all():
             raise FpganError(f"{path}: array {name!r} holds numbers that are not finite; its training failed, or the file "
                              "is damaged: export or copy the model again")
-    return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
-                                              jnp.float32) for name, array in arrays.items()}, sep="/")
 
 
 @functools.cache

@@ -134,10 +134,10 @@ def read(model, images: np.ndarray, search: str | None = None, batch_size: int =
     """
     search, images = search_of(model, search), _Images.of(images, wholes)
     sure = _BELL + _SURE * _deviation(model.n_bits)
-    logits = model.decode(images.fitted, batch_size=_at_most(batch_size, len(images.fitted)))
+    logits = model.decode(images.fitted, batch_size=batch_size)
     best = _Best(logits, np.tile(np.eye(3, dtype=np.float32), (len(logits), 1, 1)), evenness(logits))
     if search != "none" and getattr(model, "aligner", None) is not None:
-        located = model.locate(images.whole, batch_size=_at_most(batch_size, len(logits)))  # [N, 3, 3]
+        located = model.locate(images.whole, batch_size=batch_size)  # [N, 3, 3]
         pixels = poses.distances(located) * model.resolution / 2
         moved = np.flatnonzero(images.was_fitted | (pixels > TOLERANCE))
         _improve(best, model, images, moved, located[moved, None], batch_size)
@@ -224,13 +224,8 @@ def _read_at(model, images: _Images, rows: np.ndarray, tried: np.ndarray, batch_
     for source, chosen in ((images.whole, ~is_fine), (images.fine, is_fine)):
         if chosen.any():
             logits[chosen] = model.decode(source[rows[chosen]], poses=tried[chosen],
-                                          batch_size=_at_most(batch_size, int(chosen.sum())))
+                                          batch_size=batch_size)
     return logits
-
-
-def _at_most(batch_size: int, count: int) -> int:
-    """A batch size for so few images, a power of two, so that few programs are compiled and few images are padded."""
-    return min(batch_size, 1 << max(count - 1, 0).bit_length())
 
 
 def _deviation(n_bits: int) -> float:
