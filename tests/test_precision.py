@@ -92,10 +92,10 @@ def test_in_training_it_is_the_readout_and_its_gradients_alone():
     config = default()
     config.network.update(TINY.to_dict())
     config.batch_size = 4
-    state = jax.eval_shape(lambda: init_state(config, TINY))
+    state = jax.eval_shape(lambda: init_state(config))
     images = jax.ShapeDtypeStruct((1, 4, 8, 8, 3), jnp.uint8)
     one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
-    for phase in phases(config, TINY, 4, resident=False):
+    for phase in phases(config, 4, resident=False):
         products, asking = set(), set()
 
         def note(scope, asked, products=products, asking=asking):

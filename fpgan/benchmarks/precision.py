@@ -95,7 +95,7 @@ def _phases(model, config, settings) -> dict:
     config = config.copy_and_resolve_references()
     config.batch_size, config.curriculum.bits_first = settings.device_batch, False
     network = model.config
-    state = state_from_params(config, {**init_state(config, network).params, **model.params})
+    state = state_from_params(config, {**init_state(config).params, **model.params})
     side = network.resolution
     images = np.asarray(model.generate(*_inputs(model, settings)))[:settings.device_batch]
     images = np.resize(images, (settings.device_batch, side, side, network.channels))
@@ -116,7 +116,7 @@ def _phases(model, config, settings) -> dict:
         return found
 
     return {phase.name: lambda rounds, run=phase.run: compare(run, rounds)
-            for phase in phases(config, network, settings.device_batch, resident=False)}
+            for phase in phases(config, settings.device_batch, resident=False)}
 
 
 def _relative(exact: np.ndarray, rounded: np.ndarray) -> float:
