@@ -2,8 +2,8 @@
 
     FAULT="1 5 kill" python light.py train ...
 
-In process 1, before step 5 begins: kill (SIGKILL), term (SIGTERM), terms (SIGTERM, and Ctrl-C soon after), error (a user's
-error), bug (another exception) or disk (of OSError's kind). "data" instead of a step means: while the data is opened.
+In process 1, before step 5 begins: kill (SIGKILL), hang (SIGSTOP), term (SIGTERM), terms (SIGTERM, and Ctrl-C soon after),
+error (a user's error), bug (another exception) or disk (of OSError's kind). "data" as the step: while the data is opened.
 """
 
 import os
@@ -46,6 +46,8 @@ def strike(kind):
     """Does the damage."""
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "hang":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if kind in ("term", "terms"):
         os.kill(os.getpid(), signal.SIGTERM)
     if kind == "terms":

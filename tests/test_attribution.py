@@ -123,7 +123,8 @@ def test_keys_and_user_files(tmp_path):
 
 
 def found(n_bits=128, **options):
-    none = {"fingerprint": None, "user": [], "users": None, "registry": None, "key_file": None, "issue": False}
+    none = {"fingerprint": None, "user": [], "users": None, "registry": None, "key_file": None, "issue": False,
+            "allow_revoked": False}
     return registry_of(argparse.Namespace(**none | options), n_bits)
 
 
@@ -208,7 +209,8 @@ def test_verdicts_with_and_without_a_calibrated_threshold():
     assert sure[3].log10_p <= 0
     hard = attribute(logits > 0, registry, evenness_threshold=0.9)  # bits alone have no evenness
     assert [v.kind for v in hard] == [v.kind for v in alone] and hard[:3] == [
-        dataclasses.replace(v, log10_p=h.log10_p, named=h.named) for v, h in zip(alone[:3], hard[:3], strict=True)]
+        dataclasses.replace(v, log10_p=h.log10_p, score=h.score, named=h.named)
+        for v, h in zip(alone[:3], hard[:3], strict=True)]
     assert [v.log10_p for v in hard[:3]] == pytest.approx([v.log10_p for v in alone[:3]], rel=1e-12)  # all equally sure
 
 
@@ -248,7 +250,7 @@ def test_everybody_who_mixed_an_image_is_named():
     for match in verdict.named:
         assert match.log10_p <= -6
         assert match.matches == matches(registry.fingerprint(match.user).bits, (mixed[0] > 0).astype(np.uint8))
-    long = dataclasses.replace(verdict, named=tuple(Match(str(i), 128, -38.0) for i in range(5)), user="0")
+    long = dataclasses.replace(verdict, named=tuple(Match(str(i), 128, -38.0, 2048) for i in range(5)), user="0")
     assert str(long) == "users 0, 1, 2 and 2 more"
 
 

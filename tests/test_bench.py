@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpgan.benchmarks import attribute, throughput, timing
+from fpgan.attribution import proofs
+from fpgan.benchmarks import attribute, instance, registry, throughput, timing
 from fpgan.benchmarks.bench import bench, table
 from fpgan.benchmarks.timing import Settings
 from fpgan.errors import FpganError
@@ -170,3 +171,40 @@ def test_a_search_that_finds_the_wrong_user_is_not_timed(monkeypatch):
     monkeypatch.setattr(attribute, "find_users", lambda packed, logits, rate: honest(packed[::-1], logits, rate))
     with pytest.raises(FpganError, match="report"):
         attribute.bench_attribution((999,), (20,), 1, 0)
+
+
+def test_an_instance_is_timed_beside_the_generator_that_it_was_folded_from():
+    results = bench(["instance"], TINY, Settings(batches=(1, 3), repeats=3))
+    part = results["instance"]
+    assert [row["batch"] for row in part["rows"]] == [1, 3]
+    for row in part["rows"]:
+        assert row["ratio_least"] <= row["ratio"] <= row["ratio_most"] and 0 <= row["relative_difference"] < 1e-4
+        assert 0 < row["folded"]["flops_per_image"] < row["fingerprinted"]["flops_per_image"]
+    assert 0 < part["parameters"]["folded"] < part["parameters"]["fingerprinted"]
+    shown = table(results)
+    assert "instance: 8x8" in shown and "parameters instead of" in shown and max(map(len, shown.splitlines())) <= 100
+
+
+def test_an_instance_that_makes_other_images_is_not_timed(monkeypatch):
+    honest = instance.fold
+    monkeypatch.setattr(instance, "fold", lambda config, params, bits, label: honest(config, params, 1 - bits, label))
+    with pytest.raises(FpganError, match="one of them is wrong"):
+        bench(["instance"], TINY, Settings(batches=(2,), repeats=1))
+
+
+def test_a_registry_is_timed_from_issuing_to_verifying(monkeypatch):
+    pytest.importorskip("cryptography", reason="pip install 'fpgan[provider]'")
+    monkeypatch.setattr(registry, "MOST_VERIFIED", 500)
+    results = bench(["registry"], TINY, Settings(repeats=2, registry_sizes=(5000, 300)))
+    small, large = results["registry"]["rows"]
+    assert (small["users"], large["users"]) == (300, 5000) and small["verify"] > 0 and large["verify"] is None
+    for row in (small, large):
+        assert all(row[name] > 0 for name in ("issue_per_second", "open", "issue_one", "prove", "attribute",
+                                              "attribute_megabytes", "file_megabytes"))
+    shown = table(results)
+    assert "5,000" in shown and max(map(len, shown.splitlines())) <= 100
+    monkeypatch.setattr(proofs, "audit", lambda base: iter(["entry 3 is missing"]))
+    with pytest.raises(FpganError, match="report"):
+        registry.bench_registry((3,), 1, 0)
+    with pytest.raises(FpganError, match="registry sizes"):
+        registry.bench_registry((0,), 1, 0)

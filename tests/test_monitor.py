@@ -3,9 +3,11 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax import lax
 
 from fpgan.data.sources import open_source
 from fpgan.distributed import devices
@@ -16,6 +18,7 @@ from fpgan.model.model import from_params
 from fpgan.training import loop
 from fpgan.training.monitor import Monitor, open_monitor
 from fpgan.training.state import averaged_params, init_state
+from fpgan.training.step import Phase
 
 EVALUATED = ["eval_accuracy", "eval_psnr", "eval_frechet_pixels_8"]
 
@@ -37,17 +40,47 @@ def leaves(state):
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
+def drift(*args):
+    """A phase that takes no time to compile: parameters, and their averages, follow the step and the images."""
+    def run(state, images):
+        by = 1 + 0.01 * jnp.sin(state.step + lax.pmean(images.astype(jnp.float32).mean(), devices.AXIS))
+        params = jax.tree.map(lambda x: x * by, state.params)
+        ema = jax.tree.map(lambda mean, x: 0.9 * mean + 0.1 * x, state.ema, {name: params[name] for name in state.ema})
+        return state.replace(step=state.step + 1, params=params, ema=ema), {"accuracy": by}
+    return (Phase("drift", 1, run),)
+
+
+@pytest.fixture
+def drifting(monkeypatch):
+    monkeypatch.setattr(loop, "phases", drift)
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("watched")
-    return workdir, leaves(loop.train(config(), workdir))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "phases", drift)
+        return workdir, leaves(loop.train(config(), workdir))
 
 
-def test_training_is_the_same_bits_with_and_without_measuring(watched, tmp_path):
+def assert_the_same_bits(ours, theirs):
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(value, ours[name], err_msg=name)
+
+
+def test_training_is_the_same_bits_with_and_without_measuring(watched, tmp_path, drifting):
     unwatched = leaves(loop.train(tiny.config(total_images=8 * 32), tmp_path))
-    for name, value in watched[1].items():
-        np.testing.assert_array_equal(value, unwatched[name], err_msg=name)
+    assert_the_same_bits(unwatched, watched[1])
+    start = leaves(init_state(tiny.config()))
+    assert any((value != start[name]).any() for name, value in unwatched.items() if "ema" in name)
     assert not measured(tmp_path)
+
+
+@pytest.mark.slow
+def test_real_training_is_the_same_bits_with_and_without_measuring(tmp_path):
+    unwatched, watched = (leaves(loop.train(settings, tmp_path / name)) for settings, name in (
+        (tiny.config(total_images=8 * 32), "unwatched"), (config(), "watched")))
+    assert_the_same_bits(unwatched, watched)
 
 
 def test_what_is_measured_stands_beside_its_step(watched):
@@ -58,18 +91,16 @@ def test_what_is_measured_stands_beside_its_step(watched):
     assert all(r["accuracy"] > 0 for r in records(watched[0]))  # the means of training are still there
 
 
-def test_a_resumed_run_measures_the_same(watched, tmp_path, monkeypatch):
+def test_a_resumed_run_measures_the_same(watched, tmp_path, monkeypatch, drifting):
     agreed = loop.StopFlag.agreed
     monkeypatch.setattr(loop.StopFlag, "agreed", lambda self, step: step == 4)
     assert int(loop.train(config(), tmp_path).step) == 5
     monkeypatch.setattr(loop.StopFlag, "agreed", agreed)
-    end = leaves(loop.train(config(), tmp_path))
-    for name, value in watched[1].items():
-        np.testing.assert_array_equal(value, end[name], err_msg=name)
+    assert_the_same_bits(leaves(loop.train(config(), tmp_path)), watched[1])
     assert measured(tmp_path) == measured(watched[0])
 
 
-def test_measuring_may_be_switched_on_in_a_used_directory(tmp_path, monkeypatch):
+def test_measuring_may_be_switched_on_in_a_used_directory(tmp_path, monkeypatch, drifting):
     monkeypatch.setattr(loop.StopFlag, "agreed", lambda self, step: step == 1)
     loop.train(tiny.config(total_images=8 * 32), tmp_path)
     assert not measured(tmp_path)

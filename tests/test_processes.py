@@ -91,6 +91,20 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(calm, tmp_path, 
     assert_alike(light_state(tmp_path), calm)
 
 
+def test_a_process_that_hangs_ends_the_run_by_jax_itself(tmp_path):
+    waiting, hanging = processes = start(LIGHT, tmp_path, 2, 1, *LONG, FAULT="1 5 hang")
+    try:
+        waiting.wait(timeout=300)
+        ended = time.time()
+    finally:
+        hanging.kill()
+        codes, output = finish(processes)
+    assert codes[0] == -6 and "unhealthy (stopped sending heartbeats)" in output[0], output
+    took = ended - float(output[1].split("struck at ")[1].split()[0])
+    print(f"process 1 of 2 hung: the other ended after {took:.0f} s")
+    assert took < 60
+
+
 def test_preemption_of_one_saves_on_all_and_any_number_of_processes_goes_on(calm, tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 2, *LONG, FAULT="1 5 terms", PACE="0.1"))
     assert codes == [0, 0] and "stopped at step " in output[0] and "Traceback" not in output[0] + output[1], output
@@ -133,4 +147,5 @@ def test_a_meeting_place_that_is_in_use_is_named(tmp_path):
 
 def test_processes_with_different_settings_are_refused(tmp_path):
     codes, output = finish(start(LIGHT, tmp_path, 2, 1, *LONG, own=lambda i: [f"seed={i}"]))
-    assert codes == [2, 2] and f"process 1 ({socket.gethostname()}) has seed = 1, process 0 has 0" in only_message(output)
+    assert codes == [2, 2]
+    assert f"process 1 ({socket.gethostname()}): seed is 1 here and 0 in process 0;" in only_message(output)

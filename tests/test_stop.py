@@ -1,11 +1,22 @@
 """The notice of pre-emption, in one process."""
 
+import gc
 import os
 import signal
 
 import pytest
 
 from fpgan.distributed.preemption import StopFlag
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection():
+    """A KeyboardInterrupt in one of JAX's callbacks of the garbage collector would be swallowed there."""
+    was = gc.isenabled()
+    gc.disable()
+    yield
+    if was:
+        gc.enable()
 
 
 @pytest.fixture

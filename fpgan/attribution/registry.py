@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,11 +23,13 @@ class Registry:
       users: N user ids; None for a bare fingerprint.
       packed: uint8 [N, ceil(n_bits / 8)], the bits of each fingerprint as in `Fingerprint.packed`.
       n_bits: length of every fingerprint.
+      revoked: those who may no longer use their instance, each with the time; their images are attributed all the same.
     """
 
     users: Sequence[str | None]
     packed: np.ndarray
     n_bits: int
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def single(cls, fingerprint: Fingerprint) -> Registry:
@@ -64,12 +66,13 @@ class Registry:
 
     def select(self, users: Sequence[str]) -> Registry:
         """Returns the registry of these users alone, in this order; refuses unknown or repeated ones."""
-        _refuse_repeated(users)
+        refuse_repeated(users)
         missing = [user for user in users if user not in self.index]
         if missing:
             self.fingerprint(missing[0])
         rows = np.fromiter((self.index[user] for user in users), np.int64, len(users))
-        return Registry(tuple(users), self.packed[rows], self.n_bits)
+        revoked = {user: self.revoked[user] for user in users if user in self.revoked}
+        return Registry(tuple(users), self.packed[rows], self.n_bits, revoked)
 
     def best_matches(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds for each image the user whose fingerprint shares most bits with it (the first of equals).
@@ -99,7 +102,7 @@ def issue(users: Iterable[str], n_bits: int = 128, key: bytes | None = None) -> 
       FpganError: a user id that occurs twice, or is none (see `fpgan.fingerprint.check_user`).
     """
     users = tuple(users)
-    _refuse_repeated(users)
+    refuse_repeated(users)
     for user in users:
         check_user(user)
     prints = (Fingerprint.random(n_bits) if key is None else Fingerprint.derive(key, user, n_bits)
@@ -116,7 +119,7 @@ def from_fingerprints(users: Iterable[str], fingerprints, n_bits: int = 128) -> 
       n_bits: length of every fingerprint.
     """
     users = tuple(map(check_user, users))
-    _refuse_repeated(users)
+    refuse_repeated(users)
     bits = as_bits(fingerprints, n_bits)
     if len(bits) != len(users):
         raise FpganError(f"there are {len(users)} users but {len(bits)} fingerprints; expected one each")
@@ -126,7 +129,8 @@ def from_fingerprints(users: Iterable[str], fingerprints, n_bits: int = 128) -> 
     return Registry(users, packed, n_bits)
 
 
-def _refuse_repeated(users: Sequence[str]) -> None:
+def refuse_repeated(users: Sequence[str]) -> None:
+    """Raises FpganError if a user is given twice."""
     if len(set(users)) != len(users):
         seen: set[str] = set()
         repeated = next(user for user in users if user in seen or seen.add(user))

@@ -44,11 +44,15 @@ class Match:
       user: the user's id.
       matches: bits that the image shares with the user's fingerprint.
       log10_p: log10 of the bound on the probability that any innocent user's fingerprint fits the image as well, at most 0.
+      score: the same with sure bits counting for more (`fpgan.attribution.soft_decision`), from which log10_p is computed.
+      revoked: since when the user may no longer use the instance, if the registry says so, else None.
     """
 
     user: str
     matches: int
     log10_p: float
+    score: int
+    revoked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Verdict:
       log10_p: log10 of the bound on the probability that an innocent user fits as well as the best one, over all users and
         with sure bits counting for more; at most 0.
       fingerprint: the bits read from the image, in hexadecimal digits.
+      score: of the best user, as in Match.
       named: everybody to whom the image is attributed, the best first.
     """
 
@@ -70,6 +75,7 @@ class Verdict:
     matches: int
     log10_p: float
     fingerprint: str
+    score: int
     named: tuple[Match, ...] = ()
 
     @property
@@ -77,11 +83,18 @@ class Verdict:
         """The ids of all users to whom the image is attributed, the best first."""
         return [match.user for match in self.named]
 
+    @property
+    def revoked(self) -> str | None:
+        """Since when `user` may no longer use the instance, if the registry says so, else None."""
+        return self.named[0].revoked if self.named else None
+
     def __str__(self) -> str:
-        if self.user is None or len(self.named) < 2:
-            return self.kind if self.user is None else f"user {self.user}"
+        if self.user is None:
+            return self.kind
         more = len(self.named) - _SHOWN
-        return f"users {', '.join(self.users[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")
+        shown = ", ".join(f"{match.user} (revoked {match.revoked[:10]})" if match.revoked else match.user
+                          for match in self.named[:_SHOWN])
+        return f"user{'s' * (len(self.named) > 1)} {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
@@ -110,7 +123,7 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     bits = as_bits(outputs > 0 if is_logits else outputs, registry.n_bits)  # [M, n]
     threshold(registry.n_bits, false_positive_rate, len(registry))  # refuses a rate that not even a perfect match reaches
     found = find_users(registry.packed, outputs.reshape(bits.shape), false_positive_rate)
-    below = _kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
+    below = kinds_below(outputs if is_logits else None, evenness_threshold, len(bits))
     return [_verdict(*each, registry) for each in zip(bits, found, below, strict=True)]
 
 
@@ -144,14 +157,22 @@ def _verdict(bits: np.ndarray, found: Found, below: str, registry: Registry) -> 
     """Puts what was found for one image into words."""
     prints = np.unpackbits(registry.packed[found.places], axis=1, count=registry.n_bits)  # [K, n]
     counts = matches(prints, bits)
-    named = tuple(Match(registry.users[found.places[i]], int(counts[i]), float(found.log10_p[i]))
-                  for i in range(found.attributed))
+    users = [registry.users[place] for place in found.places[:found.attributed].tolist()]
+    named = tuple(Match(user, int(counts[i]), float(found.log10_p[i]), int(found.scores[i]), registry.revoked.get(user))
+                  for i, user in enumerate(users))
     return Verdict(kind=ATTRIBUTED if named else below, user=named[0].user if named else None, matches=int(counts[0]),
-                   log10_p=float(found.log10_p[0]), fingerprint=Fingerprint.from_bits(bits).hex, named=named)
+                   log10_p=float(found.log10_p[0]), fingerprint=Fingerprint.from_bits(bits).hex,
+                   score=int(found.scores[0]), named=named)
 
 
-def _kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, count: int) -> list[str]:
-    """Names the verdicts for images that match nobody well enough."""
+def kinds_below(logits: np.ndarray | None, evenness_threshold: float | None, count: int) -> list[str]:
+    """Names the verdicts for images that fit nobody well enough.
+
+    Args:
+      logits: [M, n_bits], or None where there are bits alone.
+      evenness_threshold: as in `attribute`.
+      count: M.
+    """
     if logits is None or evenness_threshold is None:
         return [NOBODY] * count
     sure = evenness(logits) >= evenness_threshold  # [M]

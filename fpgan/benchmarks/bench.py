@@ -8,6 +8,7 @@ turns, in the precision of the convolutions.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +22,10 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
-TASKS = ("generate", "decode", "pipeline", "train-step", "scaling", "compile", "precision", "attribute")
+TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
+         "registry")
+_WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
+_OWN_LINES = set(TASKS) - {"generate", "decode", "train-step"}  # tasks whose modules lay out their results
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
@@ -31,7 +35,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
 
     Args:
       tasks: some of TASKS.
-      network: the architecture, for "generate", "decode" and "pipeline".
+      network: the architecture, for "generate", "decode", "instance" and "pipeline".
       settings: what to time.
       params: {"generator", "decoder"} -> parameters; random without them, which takes as long.
       training: the training config (fpgan.training.config), for "train-step", "scaling" and "compile".
@@ -48,13 +52,17 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     """
     _check(tasks, settings, training)
     results = {"network": network.to_dict(), "settings": asdict(settings)}
-    if params is None and set(tasks) & {"generate", "decode", "pipeline", "precision"}:
+    if params is None and set(tasks) & _WITH_PARAMS:
         params = random_params(network, settings.seed)
     for task in tasks:
         if task == "generate":
             results[task] = bench_generate(network, params["generator"], settings)
         elif task == "decode":
             results[task] = bench_decode(network, params["decoder"], settings)
+        elif task == "instance":
+            from fpgan.benchmarks.instance import bench_instance
+
+            results[task] = bench_instance(network, params["generator"], settings)
         elif task == "pipeline":
             from fpgan.benchmarks import pipeline
 
@@ -75,6 +83,10 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
             from fpgan.benchmarks.attribute import bench_attribution
 
             results[task] = bench_attribution(settings.registry_sizes, settings.batches, settings.repeats, settings.seed)
+        elif task == "registry":
+            from fpgan.benchmarks.registry import bench_registry
+
+            results[task] = bench_registry(settings.registry_sizes, settings.repeats, settings.seed)
         else:
             from fpgan.benchmarks.scaling import bench_scaling
 
@@ -112,30 +124,10 @@ def table(results: dict) -> str:
     for task in TASKS:
         if task in results:
             part = results[task]
-            if task == "scaling":
-                from fpgan.benchmarks import scaling
-
-                lines += ["", f"scaling: {_architecture(part['network'])}", *scaling.lines(part)]
-                continue
-            if task == "compile":
-                from fpgan.benchmarks import compile as compiling
-
-                lines += ["", f"compile: {part['config']}, {_architecture(part['network'])}", *compiling.lines(part)]
-                continue
-            if task == "precision":
-                from fpgan.benchmarks import precision
-
-                lines += ["", f"precision: {_architecture(results['network'])}", *precision.lines(part)]
-                continue
-            if task == "pipeline":
-                from fpgan.benchmarks import pipeline
-
-                lines += ["", f"pipeline: {_architecture(results['network'])}", *pipeline.lines(part)]
-                continue
-            if task == "attribute":
-                from fpgan.benchmarks import attribute
-
-                lines += ["", *attribute.lines(part)]
+            if task in _OWN_LINES:
+                network = part.get("network", results["network"] if task in _WITH_PARAMS else None)
+                title = [f"{task}: {_architecture(network)}"] if network else []
+                lines += ["", *title, *importlib.import_module(f"fpgan.benchmarks.{task}").lines(part)]
                 continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"

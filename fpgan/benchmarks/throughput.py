@@ -24,7 +24,7 @@ from fpgan.networks.parameters import init_params
 
 _PEAK_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
 _PEAK_PRODUCTS = 8  # in one call
-_AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of two formulations, relative, RMS
+AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of two formulations, relative, RMS
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -39,7 +39,7 @@ def bench_generate(network: NetworkConfig, params: dict, settings: Settings) -> 
         with grouped_convolutions():
             timed["grouped"] = compile_program(generate_fn(network), *inputs[batch])
         difference = relative_difference(programs[batch].call(), timed["grouped"].call())
-        if not difference <= _AGREEMENT[network.compute_dtype]:
+        if not difference <= AGREEMENT[network.compute_dtype]:
             raise FpganError(f"shared and grouped convolutions differ by {difference:.1e} of the output, "
                              "more than by rounding; one of them is wrong")
     seconds, peak = time_with_peak(timed, network.compute_dtype, settings.repeats)

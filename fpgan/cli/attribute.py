@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
 
 from fpgan.cli.options import add_instance_arguments, registry_of
 from fpgan.cli.reading import add_reading_arguments, read_images
+from fpgan.errors import FpganError
+
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
 
 EXAMPLE = """\
 example: whose images are these?
@@ -34,6 +42,11 @@ Several images of one suspect, each too damaged for itself, are one verdict with
 Very many images go into a folder of parts, by any number of processes, as fpgan decode --help
 shows; then counts are printed instead of the table.
 
+A certificate, signed, for whoever has to be convinced (fpgan verify-certificate checks it):
+
+  fpgan attribute found/a.png --registry registry.sqlite --certificate a.json \\
+      --signing-key provider.pem
+
 Instead of a registry, a provider's key and the ids to try: --key-file key.hex --users users.txt
 
 exit code: 0, whatever the verdicts; 1 if no image could be read, or with --strict if any could
@@ -54,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "exists, or a name without an ending) go parts, instead of the table")
     parser.add_argument("--format", choices=("csv", "jsonl", "parquet"),
                         help="format of --out; without --out, print CSV or JSON lines instead of the table")
+    parser.add_argument("--certificate", metavar="JSON", help="also write a signed certificate; the registry is SQLite then")
+    parser.add_argument("--signing-key", metavar="FILE", help="the private key (PEM) that signs the certificate")
     add_reading_arguments(parser)
 
 
@@ -62,6 +77,63 @@ def run(args: argparse.Namespace) -> int:
     import fpgan
     from fpgan.decoding.decode import DecodeJob
 
+    if args.certificate:
+        _check_certificate_arguments(args)
     model = fpgan.load(args.model)
+    if args.certificate:
+        return _certify(args, model)
     job = DecodeJob(model, registry_of(args, model.n_bits), args.fpr, args.batch_size, args.threads, args.pool)
     return read_images("attribute", job, args)
+
+
+def model_facts(model: Model) -> dict:
+    """Returns what a certificate says about the model."""
+    return {"name": model.name, "hash": model.hash, "n_bits": model.n_bits, "resolution": model.resolution}
+
+
+def _check_certificate_arguments(args: argparse.Namespace) -> None:
+    from fpgan.attribution.sqlite_tables import is_sqlite
+    from fpgan.decoding.shards import is_folder
+
+    if not args.registry or not is_sqlite(args.registry) or args.user or args.users or args.key_file:
+        raise FpganError("a certificate is about all users of a registry in SQLite; give --registry one (fpgan registry "
+                         "init), and leave out --user, --users and --key-file")
+    if not args.signing_key:
+        raise FpganError("a certificate is signed; give --signing-key FILE (fpgan registry init --signing-key makes one)")
+    if args.pool or is_folder(args.out):
+        raise FpganError("a certificate is about one image or several, each for itself; leave out --pool, and name a file "
+                         "after --out, no folder")
+
+
+def _certify(args: argparse.Namespace, model: Model) -> int:
+    """Attributes images to the users of a signed head, and writes the certificate."""
+    from fpgan.attribution import certificate, proofs
+    from fpgan.attribution.stores import open_database
+    from fpgan.decoding.decode import DecodeJob
+    from fpgan.io.files import write_file
+    from fpgan.io.ledger import public_key, read_signing_key
+    from fpgan.io.provenance import provenance
+
+    key, images = read_signing_key(args.signing_key), []
+    with open_database(args.registry, model.n_bits) as database:
+        own = database.public_key == public_key(key) and database.role == "provider"
+        head = proofs.sign_head(database, key) if own else proofs.newest_head(database)
+        job = DecodeJob(model, database.registry(head["users"]), args.fpr, args.batch_size, args.threads, hashed=True)
+
+        def keep(row) -> None:
+            if row.logits is not None:
+                images.append(certificate.image_entry(os.path.abspath(row.file), row.sha256, row.pixels_sha256, row.resized,
+                                                      row.logits, row.verdict))
+
+        code = read_images("attribute", job, args, [keep])
+        if images:  # paths from where all of them lie: no more of the analyst's machine, and no name twice
+            folder = os.path.commonpath([os.path.dirname(image["file"]) for image in images])
+            images = [image | {"file": os.path.relpath(image["file"], folder)} for image in images]
+        facts = provenance("fpgan attribute", ("cryptography",))
+        document = certificate.certify(images, model=model_facts(model), database=database, head=head,
+                                       false_positive_rate=args.fpr, evenness_threshold=job.evenness_threshold,
+                                       versions={"fpgan": facts["fpgan"], **facts["versions"]}, key=key)
+    content = (json.dumps(document, indent=1) + "\n").encode("ascii")
+    write_file(args.certificate, content, sync=True, private=True)
+    print(f"{args.certificate}: certificate of {len(images)} images, signed with {document['public_key']}", file=sys.stderr)
+    return code

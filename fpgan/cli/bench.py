@@ -14,6 +14,7 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
   fpgan bench pipeline --model robohash32 --batch-sizes 16
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
+  fpgan bench instance --model robohash32 --batch-sizes 1,16,64
   fpgan bench compile network.compute_dtype=bfloat16 --config configs/celeba128.py \\
       --topology v5e:2x4
   fpgan bench precision --model robohash32 --batch-sizes 64 --config configs/robohash32.py
@@ -29,15 +30,17 @@ compiler (pip install 'fpgan[tpu-compile]') what a config's programs take on a s
 there; that takes minutes a program, and goes on where it was stopped. `precision` rounds the
 operands of products as a TPU does, for a model and for the phases of --config. `attribute`
 compares images with all of so many registered users, beside faiss's flat binary index where
-that is installed (pip install 'fpgan[peers]').
+that is installed (pip install 'fpgan[peers]'). `instance` times a released instance beside the
+fingerprinted generator that it was folded from; `registry` an SQLite registry of so many users,
+in a temporary folder, from issuing to verifying its log.
 """
 
 
 def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
-                        help="generate, decode, pipeline, train-step, scaling, compile, precision, attribute; the first two "
-                        "without any. KEY=VALUE beside them sets a field of --config")
+                        help="generate, decode, instance, pipeline, train-step, scaling, compile, precision, attribute, "
+                             "registry; the first two without any. KEY=VALUE beside them sets a field of --config")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -61,7 +64,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--utilization", type=float, default=0.3, metavar="PART",
                         help="of the peak FLOP/s, assumed in the predictions (0.3)")
     parser.add_argument("--registry-size", default="10000,100000,1000000,10000000", metavar="SIZES",
-                        help="numbers of users for attribute (10000 to 10000000)")
+                        help="numbers of users for attribute and registry (10000 to 10000000)")
     parser.add_argument("--topology", default="v5e:2x4", metavar="SLICE", help="TPU slice that compile is for (v5e:2x4)")
     parser.add_argument("--programs", metavar="NAMES",
                         help="what compile and precision look at, such as generator,generate (everything)")

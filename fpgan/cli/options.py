@@ -44,18 +44,32 @@ def add_instance_arguments(parser: argparse._ActionsContainer, *, new: bool) -> 
       parser: or a group of it.
       new: whether they may also be new: --fingerprint and --issue.
     """
-    parser.add_argument("--registry", metavar="CSV", help="the registry: a CSV file with user,fingerprint")
+    parser.add_argument("--registry", metavar="FILE", help="the registry: CSV (user,fingerprint) or SQLite (fpgan registry)")
     parser.add_argument("--key-file", metavar="FILE",
                         help="a provider's secret key (hexadecimal digits or raw bytes) instead")
     parser.add_argument("--user", metavar="ID", action="append", default=[],
                         help="a user id: this one alone; may be repeated")
     parser.add_argument("--users", metavar="FILE", help="more of them, one per line; or a file that is the registry")
     if not new:
-        parser.set_defaults(fingerprint=None, issue=False)
+        parser.set_defaults(fingerprint=None, issue=False, allow_revoked=True)
         return
     parser.add_argument("--fingerprint", metavar="HEX", help="a fingerprint in hexadecimal digits, instead of all else")
     parser.add_argument("--issue", action="store_true",
                         help="give users who are not in the registry a random fingerprint, and add them to it")
+    add_revoked_argument(parser)
+
+
+def add_revoked_argument(parser: argparse._ActionsContainer) -> None:
+    """Declares --allow-revoked; see `refuse_revoked`."""
+    parser.add_argument("--allow-revoked", action="store_true", help="also for users whom the registry has as revoked")
+
+
+def refuse_revoked(registry: Registry) -> None:
+    """Raises FpganError if a registry holds users who may no longer use their instances."""
+    if registry.revoked:
+        user, time = next(iter(registry.revoked.items()))
+        more = f", and {len(registry.revoked) - 1} more of those asked for" if len(registry.revoked) > 1 else ""
+        raise FpganError(f"the user {user!r} was revoked at {time}{more}; leave revoked users out, or give --allow-revoked")
 
 
 def registry_of(args: argparse.Namespace, n_bits: int) -> Registry:
@@ -91,6 +105,8 @@ def registry_of(args: argparse.Namespace, n_bits: int) -> Registry:
     found = store.issue(users) if args.issue else store.select(users) if users else store.registry()
     if not len(found):
         raise FpganError(f"{path} has no users yet; issue fingerprints first (fpgan generate --issue)")
+    if not args.allow_revoked:
+        refuse_revoked(found)
     return found
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fpgan.cli.options import add_model_argument, add_process_arguments, process_of
@@ -41,13 +41,15 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
-def read_images(command: str, job: DecodeJob, args: argparse.Namespace) -> int:
+def read_images(command: str, job: DecodeJob, args: argparse.Namespace,
+                more_sinks: Sequence[Callable[[Row], None]] = ()) -> int:
     """Reads images into what the options name: a table, a file, or a folder of parts.
 
     Args:
       command: the one that does it, for messages.
       job: what is asked about each image.
       args: the options of `add_reading_arguments`, --out and --format.
+      more_sinks: what else rows are passed to.
 
     Returns:
       The exit code, see `fpgan.cli.terminal.finish`.
@@ -63,13 +65,13 @@ def read_images(command: str, job: DecodeJob, args: argparse.Namespace) -> int:
     if is_folder(args.out):
         outcome, counts = decode_folder(
             job, args.images, args.out, format=args.format or "jsonl", shard_size=args.shard_size, process=process,
-            sinks=[warner(command), row_counter(command)],
+            sinks=[warner(command), row_counter(command), *more_sinks],
             report=lambda line: print(f"fpgan {command}: {process}: {line}", file=sys.stderr), passed_over=passed_over)
         print(closing_line(outcome, process, "decoded", "parts", f"all parts are there: {args.out}"))
     else:
         process.refuse_several("a folder: give --out one")
         with _sinks(command, job, args) as sinks:
-            counts = job.run(image_sources(args.images, passed_over), sinks)
+            counts = job.run(image_sources(args.images, passed_over), [*sinks, *more_sinks])
     tell_passed_over(command, others)
     if meaning is not None:
         print_verdicts(counts, meaning, sys.stdout if args.out or not args.format else sys.stderr)

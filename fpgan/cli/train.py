@@ -38,9 +38,11 @@ def add_arguments(parser):
 def run(args) -> int:
     """Trains."""
     from fpgan.distributed import runtime
+    from fpgan.distributed.environment import detect_process
     from fpgan.errors import missing_extra
 
-    with runtime.together("fpgan train", args.coordinator, args.num_processes, args.process_id):
+    process = detect_process(args.process_id, args.num_processes, args.coordinator, meeting=True)
+    with runtime.run("fpgan train", process):
         try:
             from fpgan.training import config, loop
         except ModuleNotFoundError as error:

@@ -23,9 +23,10 @@ from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import attribute, explain
 from fpgan.decoding.pooling import pool_rows, suspects_by
 from fpgan.decoding.rows import Counts, Row, write_rows
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, reason
 from fpgan.io.images import read_image
-from fpgan.io.listing import Source, contents_of, image_sources
+from fpgan.io.inputs import read_bytes
+from fpgan.io.listing import MAX_MEMBER, Source, contents_of, image_sources
 
 _BATCHES_AHEAD = 4
 _BYTES_AHEAD = 1 << 26  # of encoded images from records
@@ -42,6 +43,7 @@ class DecodeJob:
       false_positive_rate: see `fpgan.attribution.attribute`.
       batch_size: images per call of the compiled program.
       workers: threads that read files.
+      hashed: whether rows say what they were read from, by SHA-256; files are in memory whole then, some at a time.
       pool: if the images of a suspect are to have one verdict, by what they belong together, see
         `fpgan.decoding.pooling.suspects_by`.
     """
@@ -52,6 +54,7 @@ class DecodeJob:
     batch_size: int = 64
     workers: int = 8
     pool: str | None = None
+    hashed: bool = False
 
     @property
     def evenness_threshold(self) -> float | None:
@@ -60,7 +63,8 @@ class DecodeJob:
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Yields what is known about each image that `image_sources` has found, in order; or about each pool of them."""
-        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers)
+        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers,
+                              hashed=self.hashed)
         if self.pool is not None:
             rows = pool_rows(rows, suspects_by(self.pool))
         if self.registry is None:
@@ -86,8 +90,12 @@ class DecodeJob:
         settings = {"model": self.model.hash, "batch_size": self.batch_size}
         if self.registry is None:
             return settings
-        users = "\n".join(user or "" for user in self.registry.users).encode()
-        digest = hashlib.sha256(users + b"\0" + self.registry.packed.tobytes())
+        digest = hashlib.sha256()
+        for place, user in enumerate(self.registry.users):  # which may be millions in a file
+            digest.update((f"\n{user or ''}" if place else user or "").encode())
+        digest.update(b"\0" + self.registry.packed.tobytes())
+        if self.registry.revoked:
+            digest.update(repr(sorted(self.registry.revoked.items())).encode())
         return settings | {"users": len(self.registry), "registry_sha256": digest.hexdigest(),
                            "false_positive_rate": self.false_positive_rate,
                            "evenness_threshold": self.evenness_threshold}
@@ -114,8 +122,9 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
     return decode_sources(model, image_sources(paths), batch_size=batch_size, workers=workers)
 
 
-def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8) -> Iterator[Row]:
-    """As `decode_files`, of images that `image_sources` has found."""
+def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
+                   hashed: bool = False) -> Iterator[Row]:
+    """As `decode_files`, of images that `image_sources` has found; `hashed` as in DecodeJob."""
     if batch_size < 1:
         raise FpganError(f"the batch size is {batch_size}; expected at least 1")
     with _reading_threads(workers) as pool:
@@ -125,7 +134,7 @@ def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, wo
         while True:
             encoded = 0  # bytes of records that are in memory
             for name, content in contents:
-                waiting.append((name, pool.submit(_read, content, model.resolution)))
+                waiting.append((name, pool.submit(_read, content, model.resolution, hashed)))
                 encoded += len(content) if isinstance(content, bytes) else 0
                 if len(waiting) >= _BATCHES_AHEAD * batch_size or encoded >= _BYTES_AHEAD:
                     break
@@ -160,20 +169,35 @@ def attribute_rows(rows: Iterable[Row], registry: Registry, false_positive_rate:
             yield row if row.logits is None else replace(row, verdict=next(verdicts))
 
 
-def _read(source: str | bytes | FpganError, resolution: int) -> tuple[np.ndarray | None, bool, str | None]:
-    """Returns the image, whether it was resized, and what went wrong; in a thread."""
+def _read(source: str | bytes | FpganError, resolution: int, hashed: bool) -> tuple[np.ndarray | None, dict]:
+    """Returns the image, and what its row says of it beside the logits; in a thread."""
     try:
         if isinstance(source, FpganError):
             raise source
-        return *read_image(source, resolution), None
+        content = _whole(source) if hashed else source
+        image, resized = read_image(content, resolution)
+        hashes = {"sha256": _sha256(content), "pixels_sha256": _sha256(image)} if hashed else {}
+        return image, {"resized": resized} | hashes
     except FpganError as error:
-        return None, False, str(error)
+        return None, {"error": str(error)}
+
+
+def _whole(source: str | bytes) -> bytes:
+    """Returns the bytes of an encoded image, so that what is hashed is what is decoded."""
+    try:
+        return source if isinstance(source, bytes) else read_bytes(source, MAX_MEMBER)
+    except OSError as error:
+        raise FpganError(f"{source}: cannot be read ({reason(error)})") from error
+
+
+def _sha256(content: bytes | np.ndarray) -> str:
+    return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
 
 
 def _decoded(model, group: list[tuple[str, Future]], batch_size: int) -> Iterator[Row]:
     """Decodes one group of images, which may hold unreadable ones."""
     results = [(name, *future.result()) for name, future in group]
-    images = [image for _, image, _, _ in results if image is not None]
+    images = [image for _, image, _ in results if image is not None]
     logits = iter(model.decode(np.stack(images), batch_size=batch_size) if images else ())
-    for name, image, resized, error in results:
-        yield Row(name, None if image is None else next(logits), resized, error)
+    for name, image, known in results:
+        yield Row(name, None if image is None else next(logits), **known)

@@ -31,6 +31,7 @@ class Row:
       error: why it could not be read, or None.
       verdict: whose it is, if that was asked.
       images: how many were pooled.
+      sha256, pixels_sha256: of the encoded image, and of the uint8 [R, R, 3] that were decoded, if that was asked.
     """
 
     file: str
@@ -39,6 +40,8 @@ class Row:
     error: str | None = None
     verdict: Verdict | None = None
     images: int = 1
+    sha256: str | None = None
+    pixels_sha256: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -60,8 +63,9 @@ class Row:
         known, verdict = self.logits is not None, self.verdict
         others = verdict and verdict.users[1:] or None
         whose = {"verdict": verdict and str(verdict.kind), "user": verdict and verdict.user,
-                 "others": others and json.dumps(others, ensure_ascii=False), "images": self.images,
-                 "matches": verdict and verdict.matches, "log10_p": verdict and round(verdict.log10_p, 4)}
+                 "revoked": verdict and verdict.revoked, "others": others and json.dumps(others, ensure_ascii=False),
+                 "images": self.images, "matches": verdict and verdict.matches,
+                 "log10_p": verdict and round(verdict.log10_p, 4)}
         return {"file": self.file} | (whose if with_verdict else {}) | {
             "fingerprint": self.fingerprint if known else None,
             "confidence": round(self.confidence, 4) if known else None,

@@ -20,12 +20,8 @@ class StopFlag:
         One process stops at once. Several agree on the first step that none of them has begun, wherever the signal came;
         this needs no device, so nobody waits for one.
         """
-        fleet = runtime.fleet()
-        if fleet is None:
-            return self.raised
-        if self.raised:
-            fleet.ask_to_stop()
-        return fleet.stops(step)
+        group = runtime.process_group()
+        return group.agree_to_stop(step, self.raised) if group else self.raised
 
     def restore(self) -> None:
         """Puts the former handlers back; not after a notice: the process is to end, and well, however often it is told."""

@@ -1,224 +1,163 @@
-"""The processes of one run, held together: they meet, they stop at the same step, and they end together.
+"""The processes of one run, held together: they compare facts, they stop at the same step, and they end together.
 
-Every process holds one TCP connection to the hub, a thread of process 0. Whatever a process is doing when it dies, its
-connection closes, so that the others need not wait in a collective operation for it; a host that vanishes is missed by TCP's
-own keep-alive after half a minute. Nothing is sent while a run goes well, and no device is involved.
-
-Messages are JSON objects, one on a line:
-
-    to the hub    hello   the token of this run, number and host of the process
-                  meet    facts that must be the same in all processes; `last`: nothing follows
-                  stop    wants to stop                      step   the answer to ask: the newest step that was begun
-                  fail    an error that ends the run
-    from the hub  met     all processes have met             ask    which step have you begun? begin no other
-                  stop    all stop after this step           end    end now, with this exit code
+What they tell each other goes through the coordination service of jax.distributed: its key-value store, in which the first
+word under a key counts, and its barriers with a time limit. The service alone would notice a dead process late and end the
+others without a word of ours (docs/processes.md has the measurement). So each process also holds a TCP connection to
+process 0 over which nothing is sent: the system closes it when one of the two dies, whatever the other is doing; a host that
+vanishes is missed by TCP's own keep-alive after half a minute.
 """
 
-import asyncio
 import contextlib
 import json
 import os
-import queue
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from fpgan.distributed.environment import PATIENCE, Process
+
 LOST = 75  # exit code after another process was lost: EX_TEMPFAIL of sysexits.h, "try again"
 _QUIET, _BETWEEN, _TRIES = 10, 5, 4  # seconds of silence before TCP asks, between its questions, and how many go unanswered
 _CAUSES = "(killed, out of memory, or its host went down)"
-_LIMIT = 2**22  # bytes in a line
-_VERDICT = 10.0  # seconds in which a lost process, and the end it brings, becomes known to the others
+VERDICT = 10.0  # seconds in which a lost process, and the end it brings, becomes known to the others
+_MINUTE, _DAY = 60_000, 86_400_000  # milliseconds
 
 
-class Hub:
-    """The centre of the star: who is there, what they have said."""
-
-    def __init__(self, count: int, token: str):
-        """Begins to listen, in a thread, for `count` processes that know the token."""
-        self._count, self._token = count, token
-        self._members: dict[int, asyncio.StreamWriter] = {}
-        self._hosts: dict[int, str] = {}
-        self._facts: dict[int, dict] = {}
-        self._steps: dict[int, int] = {}
-        self._asked = self._over = False
-        self._alone = threading.Event()
-        listener = listen(0, count)
-        self.port = listener.getsockname()[1]
-        self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=listener, limit=_LIMIT))
-        threading.Thread(target=self._loop.run_forever, name="fleet hub", daemon=True).start()
-
-    def wait_alone(self, seconds: float) -> None:
-        """Waits until only process 0 is left, but no longer than this."""
-        self._alone.wait(seconds)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Listens to one process until its connection closes."""
-        process = None
-        try:
-            hello = json.loads(await reader.readline() or "{}")
-            if hello.get("token") != self._token:  # a stranger
-                return
-            process = hello["process"]
-            _keep_alive(writer.get_extra_info("socket"))
-            self._hosts[process], self._members[process] = hello["host"], writer
-            while line := await reader.readline():
-                message = json.loads(line)
-                getattr(self, f"_take_{message.pop('kind')}")(process, **message)
-        except (OSError, ValueError):  # cut off in the middle of a line
-            pass
-        finally:
-            writer.close()
-            if process is not None:
-                self._gone(process)
-
-    def _gone(self, process: int) -> None:
-        self._members.pop(process, None)
-        if not self._members.keys() - {0}:
-            self._alone.set()
-        self._end(LOST, f"process {process} ({self._hosts[process]}) was lost {_CAUSES}")
-
-    def _take_meet(self, process: int, facts: dict, last: bool) -> None:
-        self._facts[process] = facts
-        if len(self._facts) < self._count:
-            return
-        for other, theirs in sorted(self._facts.items()):
-            for key, value in self._facts[0].items():
-                if theirs.get(key) != value:
-                    return self._end(2, f"process {other} ({self._hosts[other]}) has {key} = {theirs.get(key)!r}, process 0 "
-                                     f"has {value!r}; expected the same in all: one command, the same versions and "
-                                     "data, and one --workdir that all of them share")
-        self._facts = {}
-        self._over = last
-        self._tell(kind="met", last=last)
-
-    def _take_stop(self, process: int) -> None:
-        if not self._asked:
-            self._asked = True
-            self._tell(kind="ask")
-
-    def _take_step(self, process: int, step: int) -> None:
-        self._steps[process] = step
-        if len(self._steps) == self._count:
-            self._tell(kind="stop", step=max(self._steps.values()) + 1)
-
-    def _take_fail(self, process: int, code: int, text: str) -> None:
-        self._end(code, text if process == 0 else f"process {process} ({self._hosts[process]}): {text}")
-
-    def _end(self, code: int, text: str) -> None:
-        if not self._over:
-            self._over = True
-            self._tell(kind="end", code=code, text=text)
-
-    def _tell(self, **message) -> None:
-        for writer in self._members.values():
-            writer.write(_line(message))
-
-
-class Fleet:
-    """A process's connection to all others of its run.
+class ProcessGroup:
+    """A process's place among all processes of its run.
 
     Attributes:
       hint: gives the end of the message about a lost process: what to do now.
     """
 
-    def __init__(self, address: tuple[str, int], token: str, process: int, say: Callable[[str], None],
-                 hub: Hub | None = None):
-        """Connects.
+    def __init__(self, process: Process, store, say: Callable[[str], None]):
+        """Connects to process 0, or waits until all others have connected.
 
         Args:
-          address: host and port of the hub.
-          token: that of the hub.
-          process: this one's number.
+          process: this one.
+          store: JAX's client of the coordination service, which all of them have joined.
           say: is given the message with which the run ends: in process 0, or in all if that is lost.
-          hub: the hub, in process 0.
 
         Raises:
-          OSError: if there is no way to the address.
+          OSError, RuntimeError: if there is no way to process 0, or it does not say where it waits.
         """
         self.hint: Callable[[], str] = lambda: "run the same command again"
-        self._process, self._say, self._hub = process, say, hub
-        self._socket = socket.create_connection(address, timeout=60)
-        self._socket.settimeout(None)
-        _keep_alive(self._socket)
-        self._sending, self._ending, self._agreeing = threading.Lock(), threading.Lock(), threading.Lock()
-        self._step, self._stop_at, self._asked, self._over = -1, None, False, False
-        self._meetings = queue.SimpleQueue()
-        self._send(token=token, process=process, host=socket.gethostname())
-        threading.Thread(target=self._listen, name="fleet", daemon=True).start()
+        self._process, self._store, self._say = process, store, say
+        self._name = f"process {process.index} ({socket.gethostname()})"
+        self._ending, self._agreeing = threading.Lock(), threading.Lock()
+        self._compared, self._step, self._stop_at, self._asked, self._over = 0, -1, None, False, False
+        self._lifelines = self._accept() if process.index == 0 else [self._connect()]
+        self._listeners = [_start(self._listen, key, hear) for key, hear in (("end", self._end), ("stop", self._agree))]
 
-    def meet(self, facts: dict | None = None, last: bool = False) -> None:
-        """Waits until all processes have come here; ends the run if their facts (as JSON) differ from those of process 0.
+    def barrier(self, facts: dict) -> None:
+        """Waits until all processes have come here; ends the run if their facts (as JSON) differ from those of process 0."""
+        self._compared += 1
+        key, ours = f"fpgan/facts/{self._compared}", json.dumps(facts)
+        if self._process.index == 0:
+            self._store.key_value_set(key, ours)
+        ours, first = json.loads(ours), json.loads(self._store.blocking_key_value_get(key, _DAY))
+        for name, value in first.items():
+            if ours.get(name) != value:
+                self.fail(2, f"{name} is {ours.get(name)!r} here and {value!r} in process 0; expected the same in all: one "
+                          "command, the same versions and data, and one --workdir that all of them share")
+        self._store.wait_at_barrier(key, _DAY)
 
-        Args:
-          facts: name -> value.
-          last: this process says nothing after this; its connection may close.
+    def agree_to_stop(self, step: int, wanted: bool) -> bool:
+        """Returns whether all processes stop after this step; every process asks at every step.
+
+        They stop after the first step that none of them has begun when one wants to. No device is involved: only while the
+        processes agree does the answer wait for the others.
         """
-        self._send(kind="meet", facts=facts or {}, last=last)
-        self._meetings.get()
-
-    def ask_to_stop(self) -> None:
-        """Asks for a step after which all processes stop."""
-        if not self._asked:
+        if wanted and not self._asked:
             self._asked = True
-            self._send(kind="stop")
-
-    def stops(self, step: int) -> bool:
-        """Whether all processes stop after this step; every process asks at every step, and none waits for a device.
-
-        While the processes agree, which takes one message each way, the answer waits for the result.
-        """
+            self._tell("stop", {})
         with self._agreeing:
             self._step = step
             return self._stop_at is not None and step >= self._stop_at
 
     def fail(self, code: int, text: str) -> NoReturn:
         """Ends the run, in all processes, with this exit code and this message."""
-        self._send(kind="fail", code=code, text=text)
-        time.sleep(_VERDICT)  # the listening thread ends this process
+        text = text if self._process.index == 0 else f"{self._name}: {text}"
+        self._tell("end", {"code": code, "text": text})
+        time.sleep(VERDICT)  # the listening thread ends this process
         self._end(code, text, everywhere=True)
 
-    def await_verdict(self) -> None:
-        """Waits as long as it may take to learn of a lost process, which ends this one."""
-        time.sleep(_VERDICT)
+    def finish(self) -> None:
+        """Waits until all processes have come here; from then on each may end when it likes."""
+        self._store.wait_at_barrier("fpgan/over", _DAY)
+        self._over = True
+        for key in ("end", "stop"):
+            self._tell(key, None)
+        for listener in self._listeners:  # a thread that waits in JAX when Python ends would bring it down
+            listener.join()
 
-    def _listen(self) -> None:
-        with contextlib.suppress(OSError, ValueError), self._socket.makefile() as lines:
-            for line in lines:
-                message = json.loads(line)
-                getattr(self, f"_hear_{message.pop('kind')}")(**message)
-        if not self._over:
-            self._end(LOST, f"process 0 was lost {_CAUSES}", everywhere=True)
+    def _accept(self) -> list[threading.Thread]:
+        """Takes the connections of all other processes, in process 0; a token keeps strangers out."""
+        lifelines, token = {}, secrets.token_hex(16)
+        with listen(0, self._process.count) as listener:
+            self._store.key_value_set("fpgan/lifeline", json.dumps([listener.getsockname()[1], token]))
+            while len(lifelines) < self._process.count - 1:
+                line = listener.accept()[0]
+                theirs, _, name = _hello(line).partition(" ")
+                if secrets.compare_digest(theirs, token):
+                    lifelines[name] = _start(self._hold, line, name)
+                else:
+                    line.close()
+        return list(lifelines.values())
 
-    def _hear_met(self, last: bool) -> None:
-        self._over = last
-        self._meetings.put(None)
+    def _connect(self) -> threading.Thread:
+        """Connects to process 0, where JAX's coordinator is too."""
+        port, token = json.loads(self._store.blocking_key_value_get("fpgan/lifeline", PATIENCE * 1000))
+        host = self._process.coordinator.rsplit(":", 1)[0].strip("[]")
+        line = socket.create_connection((host, port), timeout=VERDICT)
+        line.sendall(f"{token} {self._name}\n".encode())
+        return _start(self._hold, line, "process 0")
 
-    def _hear_ask(self) -> None:
-        self._agreeing.acquire()  # holds up the next step until all know the last one
-        self._send(kind="step", step=self._step)
+    def _hold(self, line: socket.socket, name: str) -> None:
+        """Waits until the connection to the process of this name closes."""
+        with contextlib.suppress(OSError), line:
+            _keep_alive(line)
+            line.recv(1)
+        end = {"code": LOST, "text": f"{name} was lost {_CAUSES}"}
+        if self._process.index == 0:
+            self._tell("end", end)
+        elif not self._over:
+            self._end(**end, everywhere=True)
 
-    def _hear_stop(self, step: int) -> None:
-        self._stop_at = step
-        self._agreeing.release()
+    def _tell(self, key: str, message: dict | None) -> None:
+        """Gives a message to all processes, if it is the first under this key."""
+        with contextlib.suppress(RuntimeError):  # it is not, or process 0 is lost, which the connection to it will show
+            self._store.key_value_set(f"fpgan/{key}", json.dumps(message))
 
-    def _hear_end(self, code: int, text: str) -> None:
-        self._end(code, text, everywhere=False)
+    def _listen(self, key: str, hear: Callable) -> None:
+        """Waits for the message under a key; None: there will be none."""
+        try:
+            message = json.loads(self._store.blocking_key_value_get(f"fpgan/{key}", 1000 * _DAY))
+        except RuntimeError:  # process 0 is lost
+            return
+        if message is not None:
+            hear(**message)
 
-    def _end(self, code: int, text: str, everywhere: bool) -> NoReturn:
+    def _agree(self) -> None:
+        """Holds up the next step until all know the last one."""
+        with self._agreeing:
+            self._store.key_value_set(f"fpgan/step/{self._process.index}", str(self._step))
+            self._store.wait_at_barrier("fpgan/stopping", _MINUTE)
+            self._stop_at = 1 + max(int(step) for _, step in self._store.key_value_dir_get("fpgan/step/"))
+
+    def _end(self, code: int, text: str, everywhere: bool = False) -> NoReturn:
         """Ends this process at once: its main thread may wait for a device for ever."""
         self._ending.acquire()  # for good: one thread, one message
-        if everywhere or self._process == 0:
+        if everywhere or self._process.index == 0:
             self._say(f"{text}; {self.hint()}" if code == LOST else text)
-        if self._hub:
-            self._hub.wait_alone(_VERDICT / 2)  # JAX aborts, noisily, in processes that outlive process 0
+        if self._process.index == 0:  # JAX aborts, noisily, in processes that outlive process 0
+            deadline = time.monotonic() + VERDICT / 2
+            for lifeline in self._lifelines:
+                lifeline.join(max(0.0, deadline - time.monotonic()))
         os._exit(code)
-
-    def _send(self, **message) -> None:
-        with self._sending, contextlib.suppress(OSError):  # a broken connection is the listening thread's business
-            self._socket.sendall(_line(message))
 
 
 def listen(port: int, backlog: int = 1) -> socket.socket:
@@ -232,14 +171,24 @@ def listen(port: int, backlog: int = 1) -> socket.socket:
                                 backlog=backlog)
 
 
-def _line(message: dict) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+def _start(function: Callable, *args) -> threading.Thread:
+    thread = threading.Thread(target=function, args=args, name="fpgan process group", daemon=True)
+    thread.start()
+    return thread
 
 
-def _keep_alive(connection: socket.socket) -> None:
+def _hello(line: socket.socket) -> str:
+    """Reads the first line from a new connection; empty if none comes soon."""
+    line.settimeout(VERDICT)
+    with contextlib.suppress(OSError, ValueError), line.makefile() as text:
+        return text.readline(1024).rstrip("\n")
+    return ""
+
+
+def _keep_alive(line: socket.socket) -> None:
     """Lets the system notice by itself when the other host is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", _QUIET), ("TCP_KEEPINTVL", _BETWEEN), ("TCP_KEEPCNT", _TRIES)):
         if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

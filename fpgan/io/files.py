@@ -143,12 +143,13 @@ def lock(file: IO, wait: bool = False, shared: bool = False) -> bool:
     return True
 
 
-def create_file(path: str | os.PathLike, data: bytes) -> bool:
+def create_file(path: str | os.PathLike, data: bytes, private: bool = False) -> bool:
     """Writes a small file that nobody has written yet, on the disk and whole; of several processes one does it.
 
     Args:
       path: where the file goes; missing folders are made.
       data: the whole content.
+      private: nobody but the owner may read it (mode 0600).
 
     Returns:
       Whether this call wrote it; False when it was there.
@@ -160,7 +161,7 @@ def create_file(path: str | os.PathLike, data: bytes) -> bool:
     temporary = _temporary(path)
     with writing(path):
         try:
-            with _created(temporary) as file:
+            with _created(temporary, private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -104,7 +104,7 @@ class Model:
                        batch_size: int = 16) -> np.ndarray:
         """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
-        inputs = {"fingerprints": bits, "seeds": _check_seeds(seeds)}
+        inputs = {"fingerprints": bits, "seeds": check_seeds(seeds)}
         if labels is not None:
             inputs["labels"] = _check_labels(labels, self.config.label_size)
         inputs = _broadcast(inputs)
@@ -144,7 +144,8 @@ def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
     return Model(config, params, info)
 
 
-def _check_seeds(seeds) -> np.ndarray:
+def check_seeds(seeds) -> np.ndarray:
+    """Returns seeds as uint32 [N], or raises FpganError when they are no integers in [0, 2^32)."""
     seeds = np.atleast_1d(np.asarray(seeds))
     if seeds.ndim != 1 or (seeds.size and seeds.dtype.kind not in "iu"):
         raise FpganError(f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected one integer, or a list of integers")

@@ -25,22 +25,24 @@ def generate_fn(config: NetworkConfig) -> Callable:
       latent and the noise of an image depend on its own seed alone; so does, in a conditional model, its label if none is
       given.
     """
-    def draw(seed):
-        latent, noise = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
-        return jax.random.normal(latent, (config.latent_size,)), noise
-
     def draw_label(seed):
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 2)
         return jax.random.randint(key, (), 0, config.label_size)
 
     def generate(params, bits, seeds, labels=None):
-        latents, noise_keys = jax.vmap(draw)(seeds)
+        latents, noise_keys = jax.vmap(functools.partial(draw_latent, config.latent_size))(seeds)
         one_hot = None
         if config.label_size:
             one_hot = jax.nn.one_hot(jax.vmap(draw_label)(seeds) if labels is None else labels, config.label_size)
         return Generator(config).apply({"params": params}, latents, bits, noise_keys, one_hot)
 
     return generate
+
+
+def draw_latent(size: int, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draws what an image is made from: the latent [size] of N(0, 1) and the key of its noise, from a seed (uint32)."""
+    latent, noise = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+    return jax.random.normal(latent, (size,)), noise
 
 
 def decode_fn(config: NetworkConfig) -> Callable:

@@ -152,9 +152,9 @@ class Checkpoints:
 
     def _agree(self, facts: dict) -> None:
         """Waits for the other processes of a run, which have to see the same."""
-        fleet = runtime.fleet()
-        if fleet:
-            fleet.meet(facts)
+        group = runtime.process_group()
+        if group:
+            group.barrier(facts)
 
 
 def _ignore_closed_loops() -> None:

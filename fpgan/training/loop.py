@@ -41,7 +41,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
     interrupted. On SIGTERM it saves and returns early, and the signal stays ignored. Several processes call it inside
-    `runtime.together`.
+    `runtime.run`.
 
     Args:
       config: the training config.
@@ -204,13 +204,13 @@ def check_classes(config, source: ImageSource) -> None:
 
 def check_sameness(config, workdir: Path, source: ImageSource, fork: str | Path | None) -> None:
     """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
-    fleet = runtime.fleet()
-    if fleet:
-        fleet.hint = functools.partial(resume_hint, workdir)
+    group = runtime.process_group()
+    if group:
+        group.hint = functools.partial(resume_hint, workdir)
         seen = {"number of images": len(source), "last checkpoint in --workdir": last_step(workdir),
                 "last checkpoint in --fork": fork and last_step(fork)}
         local = ("data.data_dir", "data.path", "data.workers")
-        fleet.meet({key: value for key, value in flatten(config).items() if key not in local} | seen)
+        group.barrier({key: value for key, value in flatten(config).items() if key not in local} | seen)
 
 
 @contextlib.contextmanager
@@ -249,7 +249,7 @@ def closing(run: Run) -> Iterator[None]:
     except TrainingDiverged:
         raise
     except BaseException:
-        alike = not runtime.fleet()
+        alike = not runtime.process_group()
         raise
     finally:
         if alike:
