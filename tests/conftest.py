@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for all tests, quick compilation, and a cache of what was compiled."""
+"""Eight virtual CPU devices for all tests, quick compilation, and a cache of what was compiled that is not the user's."""
 
 import gc
 import os
@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} --xla_forc
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"fpgan-test-cache-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ["FPGAN_CACHE"] = "off"
 
 
 def pytest_xdist_auto_num_workers(config):

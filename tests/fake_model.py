@@ -23,7 +23,7 @@ class FakeModel:
         self.generated, self.lock = 0, threading.Lock()
         self.decode_batches = []
 
-    def generate(self, fingerprints, seeds, *, batch_size=16):
+    def generate(self, fingerprints, seeds, *, batch_size=16, devices=None, exact=False):
         bits, seeds = np.asarray(fingerprints), np.asarray(seeds)
         assert len(bits) == len(seeds) and seeds.dtype == np.uint32
         with self.lock:
@@ -35,7 +35,7 @@ class FakeModel:
         images[..., 2] = (np.arange(len(seeds)) % batch_size)[:, None, None]
         return images
 
-    def decode(self, images, *, batch_size=64):
+    def decode(self, images, *, batch_size=64, devices=None, exact=False):
         assert images.shape[1:] == (RESOLUTION, RESOLUTION, 3) and images.dtype == np.uint8
         self.decode_batches.append((len(images), batch_size))
         red = images[..., 0].reshape(len(images), -1)[:, :N_BITS].astype(np.float32)

@@ -137,16 +137,18 @@ def test_a_training_step_is_the_sum_of_its_phases():
 
 
 def test_sets_are_timed_beside_generation_and_encoding():
-    results = bench(["pipeline"], TINY, Settings((4,), repeats=1, images=70))
+    results = bench(["pipeline"], TINY, Settings((4,), repeats=1, images=70, devices=(1, 3)))
     part = results["pipeline"]
-    assert part["images"] == 128 and len(part["rows"]) in (2, 4)
+    assert part["images"] == 128 and len(part["rows"]) in (4, 8) and part["virtual"]
+    assert [row["devices"] for row in part["rows"]] == sorted([1, 3] * (len(part["rows"]) // 2))
     assert {(row["encoding"], row["container"]) for row in part["rows"]} >= {("png", "files"), ("webp", "files")}
     for row in part["rows"]:
         slower, both = min(row["generate"], row["encode"]), 1 / (1 / row["generate"] + 1 / row["encode"])
         assert row["of_slower"] == pytest.approx(row["whole"] / slower)
         assert row["of_sum"] == pytest.approx(row["whole"] / both) and row["cpu_of_sum"] > 0
     shown = table(results)
-    assert "pipeline: 8x8" in shown and "whole set" in shown and max(map(len, shown.splitlines())) <= 104
+    assert "pipeline: 8x8" in shown and "whole set" in shown and max(map(len, shown.splitlines())) <= 112
+    assert "the devices are virtual" in shown
 
 
 def test_the_search_is_timed_beside_a_peer_or_says_why_not(monkeypatch):

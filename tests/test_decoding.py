@@ -33,12 +33,14 @@ def samples(tmp_path):
     return tmp_path / "set"
 
 
-def test_rows_come_in_order_with_the_bits_of_their_images(samples):
+@pytest.mark.parametrize("devices, batches", [(1, [(8, 8), (8, 8), (8, 8), (6, 8)]), (2, [(16, 8), (14, 8)])])
+def test_rows_come_in_order_with_the_bits_of_their_images(samples, monkeypatch, devices, batches):
+    monkeypatch.setattr("fpgan.decoding.decode.local_devices", lambda: range(devices))
     model = FakeModel()
     rows = list(decode_files(model, [samples], batch_size=8, workers=3))
     assert [Path(row.file).parent.name for row in rows] == [user for user in USERS.users for _ in range(10)]
     assert [row.fingerprint for row in rows] == [USERS.fingerprint(user).hex for user in USERS.users for _ in range(10)]
-    assert model.decode_batches == [(8, 8), (8, 8), (8, 8), (6, 8)]
+    assert model.decode_batches == batches
     assert not any(row.resized or row.error for row in rows)
 
 
@@ -77,6 +79,7 @@ def test_reading_runs_ahead_by_a_few_batches_only(samples, monkeypatch):
     read = []
     plain = decode.read_image
     monkeypatch.setattr(decode, "read_image", lambda path, size: (read.append(path), plain(path, size))[1])
+    monkeypatch.setattr(decode, "local_devices", lambda: (0,))
     rows = decode_files(FakeModel(), [samples], batch_size=2)
     next(rows)
     assert len(read) <= 8

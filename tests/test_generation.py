@@ -50,7 +50,7 @@ def container(request):
 
 
 def make(folder, model=None, **changes):
-    return generate_set(model or FakeModel(), USERS, folder, **ARGUMENTS | changes)
+    return generate_set(model or FakeModel(), USERS, folder, **ARGUMENTS | {"devices": 1} | changes)
 
 
 def tree(folder):

@@ -23,9 +23,10 @@ from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
 TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
-         "registry")
+         "registry", "startup")
 _WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
-_OWN_LINES = set(TASKS) - {"generate", "decode", "train-step"}  # tasks whose modules lay out their results
+# The tasks whose modules lay out their results.
+_OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry", "startup"}
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
@@ -68,7 +69,7 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
 
             model = from_params(network, params, {})
             results[task] = pipeline.bench_pipeline(model, settings.batches, settings.images, settings.repeats,
-                                                    settings.seed)
+                                                    settings.seed, settings.devices)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
         elif task == "compile":
@@ -83,6 +84,10 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
             from fpgan.benchmarks.attribute import bench_attribution
 
             results[task] = bench_attribution(settings.registry_sizes, settings.batches, settings.repeats, settings.seed)
+        elif task == "startup":
+            from fpgan.benchmarks.startup import bench_startup
+
+            results[task] = bench_startup(settings.model, settings.repeats)
         elif task == "registry":
             from fpgan.benchmarks.registry import bench_registry
 

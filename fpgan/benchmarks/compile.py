@@ -105,9 +105,10 @@ def candidates(config, slice_: Slice) -> list[Candidate]:
     from fpgan.training.config import architecture
     from fpgan.training.step import phases
 
-    network, listed = architecture(config), phases(config, 1, config.data.resident)
+    network = architecture(config)
+    listed = phases(config, 1, config.data.resident)
     found = [Candidate(phase.name, phase.interval if phase.image_terms is not False else 0,
-                       lambda batch, name=phase.name: _lower_phase(config, slice_, name, batch))
+                       lambda batch, name=phase.name: _lower_phase(config, network, slice_, name, batch))
              for phase in listed]
     one_chip = SingleDeviceSharding(slice_.devices[0])
     found.append(Candidate("generate", 0, lambda batch: _lower_generate(network, one_chip, batch)))
@@ -115,9 +116,9 @@ def candidates(config, slice_: Slice) -> list[Candidate]:
     return sorted(found, key=lambda c: c.name == "bits")  # it is a part of "generator", and so comes last
 
 
-def _lower_phase(config, slice_: Slice, name: str, batch: int):
+def _lower_phase(config, network: NetworkConfig, slice_: Slice, name: str, batch: int):
     """Lowers a phase for a slice, `batch` images on each chip; with a resident data set, that is an input."""
-    from fpgan.training.config import architecture, check_batch
+    from fpgan.training.config import check_batch
     from fpgan.training.state import init_state
     from fpgan.training.step import phases
 
@@ -126,7 +127,6 @@ def _lower_phase(config, slice_: Slice, name: str, batch: int):
     check_batch(config, count)
     stored = (config.data.take or config.data.count) if config.data.resident else 0
     phase = next(p for p in phases(config, batch, bool(stored)) if p.name == name)
-    network = architecture(config)
     side = network.resolution
     state = jax.eval_shape(lambda: init_state(config))
     images = jax.ShapeDtypeStruct((stored or batch, side, side, network.channels), np.uint8)

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from fpgan.benchmarks.program_text import all_reduced_bytes
+from fpgan.distributed import profiler
 from fpgan.distributed.devices import pmap, replicate
+from fpgan.model import DEFAULT_MODEL
 
 
 class Program(NamedTuple):
@@ -69,16 +71,19 @@ def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Pr
 def time_interleaved(calls: Mapping[Hashable, Callable], repeats: int) -> dict[Hashable, list[float]]:
     """Times calls one after the other, turn after turn, after one call each that does not count.
 
+    Each is a step of its name in a trace, if one is being written (`fpgan.distributed.profiler`).
+
     Returns:
       The seconds of each call, one per turn, until its outputs are there.
     """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds = {name: [] for name in calls}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, call in calls.items():
             started = time.perf_counter()
-            jax.block_until_ready(call())
+            with profiler.step(str(name), turn):
+                jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - started)
     return seconds
 
@@ -99,15 +104,17 @@ class Settings:
       grouped_batch: batch size of the comparison with grouped convolutions; 0 leaves it out.
       fingerprints: how many distinct ones the traces are counted over; 0 leaves it out.
       seed: of parameters and inputs.
-      devices: numbers of devices that share the largest batch, for "scaling"; none leaves the measurement out.
+      devices: numbers of devices, for "scaling" (which share the largest batch; none leaves the measurement out) and for
+        "pipeline" (a batch each).
       device_batch: images per device in the predictions of "scaling".
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
       registry_sizes: numbers of users for "attribute" and "registry".
       topology: the slice that "compile" is for.
-      programs: what "compile" and "precision" look at; everything without any.
+      programs: what it compiles; everything without any.
       largest_batch: search for the largest batch that a chip holds, too.
       cache: folder of what the compiler said.
+      model: name or folder of the model of "startup".
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -124,3 +131,4 @@ class Settings:
     programs: tuple[str, ...] = ()
     largest_batch: bool = False
     cache: str = "~/.cache/fpgan/compile"
+    model: str = DEFAULT_MODEL

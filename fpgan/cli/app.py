@@ -7,14 +7,18 @@ Exit codes: 0 done; 1 done, but with findings that the command documents; 2 the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import gc
 import importlib
 import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 
 from fpgan.errors import FpganError, missing_extra, printable, reason, shown
+from fpgan.io.cache import compiled_programs
 
 COMMANDS = {
     "data": "prepare training images (RoboHash cats, a TFDS dataset, your own folder)",
@@ -45,6 +49,10 @@ RENAMED_FLAGS = {
     "evaluate": {"--not-ours": "--negatives", "--count": "--images", "--users": "--registry-size"},
     "bench": {"--batch": "--batch-sizes"},
 }
+# The commands that run networks; `bench` compiles what it times.
+_KEEP_PROGRAMS = ("train", "export", "generate", "verify", "decode", "attribute", "evaluate", "demo")
+_QUICK = ("generate", "verify", "decode", "attribute")  # that may be over in a second
+_OBJECTS = 200_000  # made and not yet freed, between collections of garbage
 _LESS = "close other programs, or take a machine with more"
 _SMALLER = {  # what to lower, command by command
     "train": "lower batch_size (such as batch_size=16), or network.channel_base", "export": "lower --readout-images",
@@ -114,7 +122,23 @@ def _run(command: str, arguments: list[str]) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "fpgan --help lists the commands"
         raise FpganError(f"there is no such command; {hint}")
-    module = importlib.import_module(f"fpgan.cli.{command.replace('-', '_')}")
+    with (compiled_programs() if command in _KEEP_PROGRAMS else contextlib.nullcontext(),
+          _seldom_collected() if command in _QUICK else contextlib.nullcontext()):
+        return _run_module(importlib.import_module(f"fpgan.cli.{command.replace('-', '_')}"), command, arguments)
+
+
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Collects garbage seldom: imports and tracing make many objects that stay, which Python would search over and over."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _run_module(module, command: str, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"fpgan {command}", description=_sentence(COMMANDS[command]), epilog=module.EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -12,7 +12,9 @@ example: a small random model, a large one, a model of your own, a training step
       --compute-dtype bfloat16
   fpgan bench generate decode --model robohash32 --batch-sizes 1,64 --out bench.json
   fpgan bench train-step --config configs/robohash64.py --batch-sizes 16,64
-  fpgan bench pipeline --model robohash32 --batch-sizes 16
+  fpgan bench pipeline --model robohash32 --batch-sizes 16 --devices 1,2,4,8
+  fpgan bench train-step --config configs/robohash32.py --batch-sizes 16 --trace traces/step
+  fpgan bench startup --repeats 5
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
   fpgan bench instance --model robohash32 --batch-sizes 1,16,64
   fpgan bench compile network.compute_dtype=bfloat16 --config configs/celeba128.py \\
@@ -32,7 +34,9 @@ operands of products as a TPU does, for a model and for the phases of --config. 
 compares images with all of so many registered users, beside faiss's flat binary index where
 that is installed (pip install 'fpgan[peers]'). `instance` times a released instance beside the
 fingerprinted generator that it was folded from; `registry` an SQLite registry of so many users,
-in a temporary folder, from issuing to verifying its log.
+in a temporary folder, from issuing to verifying its log. `startup` is the CPU time of
+`fpgan attribute one.png`, cold and warm, beside `import jax`. docs/benchmarks.md says how to
+read a trace.
 """
 
 
@@ -40,7 +44,7 @@ def add_arguments(parser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, instance, pipeline, train-step, scaling, compile, precision, attribute, "
-                             "registry; the first two without any. KEY=VALUE beside them sets a field of --config")
+                             "registry, startup; the first two without any. KEY=VALUE beside them sets a field of --config")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -56,8 +60,9 @@ def add_arguments(parser) -> None:
                         help="distinct ones to count traces over; 0: none (1000)")
     parser.add_argument("--images", type=positive, default=1024, help="made in each turn of pipeline (1024)")
     parser.add_argument("--config", help="config file for train-step, scaling, compile and precision")
-    parser.add_argument("--devices", default="1,2,4,8", metavar="COUNTS",
-                        help="numbers of devices for scaling (1,2,4,8); empty: predictions alone")
+    parser.add_argument("--devices", metavar="COUNTS",
+                        help="numbers of devices for scaling (1,2,4,8; empty: predictions alone) and pipeline (all that "
+                             "there are)")
     parser.add_argument("--predict", metavar="CONFIG", help="config of scaling's predictions (that of --config)")
     parser.add_argument("--device-batch", type=positive, default=8, metavar="SIZE",
                         help="images per device in predictions, compile, precision (8)")
@@ -72,38 +77,49 @@ def add_arguments(parser) -> None:
     parser.add_argument("--cache", default="~/.cache/fpgan/compile", metavar="DIR",
                         help="folder of what the compiler said (~/.cache/fpgan/compile)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
+    parser.add_argument("--trace", metavar="DIR",
+                        help="write a trace of all that is run for jax.profiler's viewers, and sum it up by operation")
     parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
 
 
 def run(args) -> int:
     """Times, prints the table, and says where the file is."""
+    import contextlib
     import shlex
     import sys
 
     from fpgan.benchmarks.bench import bench, table
     from fpgan.benchmarks.timing import Settings
+    from fpgan.benchmarks.trace import summary
+    from fpgan.distributed.profiler import tracing
     from fpgan.errors import FpganError
+    from fpgan.model import DEFAULT_MODEL
     from fpgan.model.model import load
 
-    devices = _sizes(args.devices, "--devices") if args.devices else ()
+    devices = args.devices if args.devices is not None else "1,2,4,8" if "scaling" in args.tasks else ""
+    devices = _sizes(devices, "--devices") if devices else ()
     overrides = [task for task in args.tasks if "=" in task]
     args.tasks = [task for task in args.tasks if "=" not in task]
     if overrides and args.config is None:
         raise FpganError(f"{overrides[0]!r} sets a field of a config, and there is none; give --config FILE")
     if "compile" in args.tasks:
         _no_accelerator()
-    if "scaling" in args.tasks:
+    if {"scaling", "pipeline"} & set(args.tasks):
         _virtual_devices(max(devices, default=1))
     model = load(args.model) if args.model else None
     settings = Settings(_sizes(args.batch_sizes, "--batch-sizes"), args.repeats, args.grouped_batch, args.fingerprints,
                         args.seed, devices, args.device_batch, args.utilization, args.images,
                         _sizes(args.registry_size, "--registry-size"), args.topology,
-                        tuple(filter(None, (args.programs or "").split(","))), args.largest_batch, args.cache)
-    results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
-                    params=model.params if model else None, training=_training(args.config, overrides),
-                    predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]),
-                    report=lambda line: print(line, file=sys.stderr, flush=True))
+                        tuple(filter(None, (args.programs or "").split(","))), args.largest_batch, args.cache,
+                        args.model or DEFAULT_MODEL)
+    with tracing(args.trace) if args.trace else contextlib.nullcontext():
+        results = bench(args.tasks or ["generate", "decode"], model.config if model else _network(args), settings,
+                        params=model.params if model else None, training=_training(args.config, overrides),
+                        predicted=_training(args.predict), out=args.out, command=shlex.join(["fpgan", *sys.argv[1:]]),
+                        report=lambda line: print(line, file=sys.stderr, flush=True))
     print(table(results))
+    if args.trace:
+        print("\n" + "\n".join(summary(args.trace)))
     if args.out:
         print(f"\nwritten to {args.out}")
     return 0

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                            "fingerprint")
     add_model_argument(what)
     what.add_argument("--batch-size", metavar="N", type=positive, default=16,
-                      help="images made at once (default 16)")
+                      help="images made at once on each device (default 16)")
     what.add_argument("--threads", metavar="N", type=positive, help="threads that encode and write (default: CPU cores)")
     add_process_arguments(parser)
 

@@ -32,7 +32,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES", nargs="+", help="files, folders, patterns or array_record files")
     add_model_argument(parser)
     parser.add_argument("--batch-size", metavar="N", type=positive, default=64,
-                        help="images decoded at once (default 64)")
+                        help="images decoded at once on each device (default 64)")
     parser.add_argument("--threads", metavar="N", type=positive, default=8,
                         help="threads that read files (default 8)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if any image could not be read")

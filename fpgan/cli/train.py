@@ -32,21 +32,40 @@ def add_arguments(parser):
                         "data may differ; the new run records it")
     parser.add_argument("--extend", action="store_true", help="train on with a larger total_images also after the learning "
                         "rates have begun to fall; the run records it")
+    parser.add_argument("--profile", metavar="FIRST:STOP", help="trace these steps into WORKDIR/profile, such as 100:110, "
+                        "for jax.profiler's viewers, and sum them up (docs/benchmarks.md)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
 
 
 def run(args) -> int:
     """Trains."""
+    import contextlib
+    import os
+
     from fpgan.distributed import runtime
     from fpgan.distributed.environment import detect_process
+    from fpgan.distributed.profiler import StepTrace, parse_steps
     from fpgan.errors import missing_extra
 
+    trace = StepTrace(os.path.join(args.workdir, "profile"), *parse_steps(args.profile)) if args.profile else None
     process = detect_process(args.process_id, args.num_processes, args.coordinator, meeting=True)
-    with runtime.run("fpgan train", process):
+    with runtime.run("fpgan train", process), trace or contextlib.nullcontext():
         try:
             from fpgan.training import config, loop
         except ModuleNotFoundError as error:
             raise missing_extra(error.name, "train") from None
         loop.train(config.load(args.config, args.overrides), args.workdir, report=lambda line: print(line, flush=True),
-                   fork=args.fork, extend=args.extend)
+                   fork=args.fork, extend=args.extend, trace=trace)
+    if trace:
+        _tell_trace(trace)
     return 0
+
+
+def _tell_trace(trace) -> None:
+    """Sums up a trace, or says that the run did not come to its steps."""
+    from fpgan.benchmarks.trace import summary
+
+    if trace.written:
+        print("\n".join(summary(trace.folder)))
+    else:
+        print(f"no trace: the run did not come to step {trace.first}")

@@ -2,8 +2,8 @@
 
 import importlib
 
-_HOMES = {"Counts": "rows", "DecodeJob": "decode", "Row": "rows", "attribute_rows": "decode", "decode_files": "decode",
-          "decode_folder": "shards", "decode_sources": "decode"}
+_HOMES = {"BatchReader": "batches", "Counts": "rows", "DecodeJob": "decode", "Row": "rows", "attribute_rows": "decode",
+          "decode_files": "decode", "decode_folder": "shards", "decode_sources": "decode"}
 __all__ = list(_HOMES)
 
 

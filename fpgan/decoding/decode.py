@@ -23,10 +23,12 @@ from fpgan.attribution.registry import Registry
 from fpgan.attribution.verdict import attribute, explain
 from fpgan.decoding.pooling import pool_rows, suspects_by
 from fpgan.decoding.rows import Counts, Row, write_rows
+from fpgan.distributed.devices import local_devices
 from fpgan.errors import FpganError, reason
 from fpgan.io.images import read_image
 from fpgan.io.inputs import read_bytes
 from fpgan.io.listing import MAX_MEMBER, Source, contents_of, image_sources
+from fpgan.model.programs import check_batch_size, fitting_batch
 
 _BATCHES_AHEAD = 4
 _BYTES_AHEAD = 1 << 26  # of encoded images from records
@@ -41,7 +43,7 @@ class DecodeJob:
       model: the Model that decodes them.
       registry: the users to compare with; None if only the bits are asked for.
       false_positive_rate: see `fpgan.attribution.attribute`.
-      batch_size: images per call of the compiled program.
+      batch_size: images per call of the compiled program, on each of this process's devices.
       workers: threads that read files.
       hashed: whether rows say what they were read from, by SHA-256; files are in memory whole then, some at a time.
       pool: if the images of a suspect are to have one verdict, by what they belong together, see
@@ -63,8 +65,11 @@ class DecodeJob:
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Yields what is known about each image that `image_sources` has found, in order; or about each pool of them."""
-        rows = decode_sources(self.model, sources, batch_size=self.batch_size, workers=self.workers,
-                              hashed=self.hashed)
+        return self.rows_of(contents_of(sources))
+
+    def rows_of(self, contents: Iterable[tuple[str, str | bytes | FpganError]]) -> Iterator[Row]:
+        """As `rows`, of images as they come: names with paths, with the bytes of image files, or with errors."""
+        rows = decode_contents(self.model, contents, batch_size=self.batch_size, workers=self.workers, hashed=self.hashed)
         if self.pool is not None:
             rows = pool_rows(rows, suspects_by(self.pool))
         if self.registry is None:
@@ -109,7 +114,7 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
       model: a Model.
       paths: files, folders, globs and array_record files of encoded images (as `fpgan.io.listing.iter_images`
         takes them).
-      batch_size: images per call of the compiled program.
+      batch_size: images per call of the compiled program, on each of this process's devices.
       workers: threads that read files.
 
     Yields:
@@ -125,25 +130,29 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
 def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
                    hashed: bool = False) -> Iterator[Row]:
     """As `decode_files`, of images that `image_sources` has found; `hashed` as in DecodeJob."""
-    if batch_size < 1:
-        raise FpganError(f"the batch size is {batch_size}; expected at least 1")
+    return decode_contents(model, contents_of(sources), batch_size=batch_size, workers=workers, hashed=hashed)
+
+
+def decode_contents(model, contents: Iterable[tuple[str, str | bytes | FpganError]], *, batch_size: int = 64,
+                    workers: int = 8, hashed: bool = False) -> Iterator[Row]:
+    """As `decode_sources`, of images as they come: names with paths, with the bytes of image files, or with errors."""
+    check_batch_size(batch_size, model.resolution)
+    devices = len(local_devices())
     with _reading_threads(workers) as pool:
         waiting: deque[tuple[str, Future]] = deque()
-        contents = contents_of(sources)
-        first = True
+        contents, first = iter(contents), True
         while True:
             encoded = 0  # bytes of records that are in memory
             for name, content in contents:
                 waiting.append((name, pool.submit(_read, content, model.resolution, hashed)))
                 encoded += len(content) if isinstance(content, bytes) else 0
-                if len(waiting) >= _BATCHES_AHEAD * batch_size or encoded >= _BYTES_AHEAD:
+                if len(waiting) >= _BATCHES_AHEAD * batch_size * devices or encoded >= _BYTES_AHEAD:
                     break
             if not waiting:
                 return
-            group = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-            if first:  # few images need no large batch
-                batch_size = min(batch_size, 1 << (len(group) - 1).bit_length())
-                first = False
+            group = [waiting.popleft() for _ in range(min(batch_size * devices, len(waiting)))]  # a batch for each device
+            if first:  # few images need no large batch; later ones get the same program
+                batch_size, first = fitting_batch(batch_size, len(group)), False
             yield from _decoded(model, group, batch_size)
 
 
@@ -198,6 +207,6 @@ def _decoded(model, group: list[tuple[str, Future]], batch_size: int) -> Iterato
     """Decodes one group of images, which may hold unreadable ones."""
     results = [(name, *future.result()) for name, future in group]
     images = [image for _, image, _ in results if image is not None]
-    logits = iter(model.decode(np.stack(images), batch_size=batch_size) if images else ())
+    logits = iter(model.decode(np.stack(images), batch_size=batch_size, exact=True) if images else ())
     for name, image, known in results:
         yield Row(name, None if image is None else next(logits), **known)

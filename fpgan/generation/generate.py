@@ -1,9 +1,10 @@
 """Generating sets of images, in any number of processes and after any number of kills: always the same bytes.
 
 Each process makes the shards of its share, one after the other (see `fpgan.distributed.work`). Of a shard, batches of fixed
-size go through stages that work at the same time: the device generates, threads encode (and write, if every image is a
-file), this thread appends to the journal of the shard (see `fpgan.generation.shards`), and another one finishes the shard
-before. What is not in a journal when a process is killed is made again: the batches on their way, at most IN_FLIGHT.
+size go through stages that work at the same time: the devices generate, a batch each, threads encode (and write, if
+every image is a file), this thread appends to the journal of the shard (see `fpgan.generation.shards`), and another one
+finishes the shard before. What is not in a journal when a process is killed is made again: the batches on their way, at
+most IN_FLIGHT on each device.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fpgan.attribution.registry import Registry
+from fpgan.distributed.devices import local_devices
 from fpgan.distributed.environment import Process
 from fpgan.distributed.work import Claim, Outcome, begun, remove_leftovers, run_shards
 from fpgan.generation.manifest import MANIFEST, SETTINGS, SHARD_SIZE, SampleSet, finished_shards, sample_set
 from fpgan.generation.shards import KINDS, Shard
 from fpgan.io.provenance import cpu_count
+from fpgan.model.programs import SMALLEST, check_batch_size, fitting_batch
 
-IN_FLIGHT = 4  # batches that are generated or encoded at the same time
+IN_FLIGHT = 4  # batches of all devices that are generated or encoded at the same time
 _GENERATING = 2  # of them on the device: one computes while another comes back
 
 
 def generate_set(model, registry: Registry, folder: str | os.PathLike, *, per_user: int, seed: int,
                  container: str = "files", encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE,
-                 process: Process | None = None, workers: int | None = None,
+                 process: Process | None = None, workers: int | None = None, devices: int | None = None,
                  progress: Callable[[int, int], None] | None = None,
                  report: Callable[[str], None] | None = None) -> Outcome:
     """Generates this process's share of a set of images, going on where earlier processes ended.
@@ -42,10 +45,11 @@ def generate_set(model, registry: Registry, folder: str | os.PathLike, *, per_us
       seed: image k of every instance has the latent seed (seed + k) mod 2^32.
       container: "files" for a file per image, "array_record" for shards of records.
       encoding: "png", or "webp" (lossless).
-      batch_size: images per call of the compiled program; equal bytes are promised for equal batch sizes.
+      batch_size: images per call of the compiled program, on each device; equal bytes are promised for equal batch sizes.
       shard_size: images per shard.
       process: which one of how many this is; the only one by default.
       workers: threads that encode and write; as many as there are CPU cores by default.
+      devices: how many of this process's devices generate; all by default. The bytes do not depend on it.
       progress: called with (images done, images in all) of this share.
       report: is told in a line when this process waits for another.
 
@@ -53,13 +57,15 @@ def generate_set(model, registry: Registry, folder: str | os.PathLike, *, per_us
       FpganError: the folder holds something else, an argument is out of range, or a package is not installed; nothing is
         written then.
     """
-    folder = Path(folder)
+    folder, devices = Path(folder), len(local_devices(devices))
+    check_batch_size(batch_size, model.resolution)
     what = sample_set(model, registry, per_user=per_user, seed=seed, container=container, encoding=encoding,
                       batch_size=batch_size, shard_size=shard_size)
     settings = what.settings
     with begun(folder, SETTINGS, settings.to_dict()), _threads(workers or cpu_count()) as threads:
         finished = finished_shards(folder, settings)
-        pipeline = _Pipeline(model, folder, what, (process or Process()).shards(settings.shards), threads, progress)
+        pipeline = _Pipeline(model, folder, what, (process or Process()).shards(settings.shards), threads, devices,
+                             progress)
         pipeline.run(finished, report or (lambda line: None))
     missing = settings.shards - len(finished_shards(folder, settings))
     if not missing:
@@ -86,10 +92,10 @@ def _threads(workers: int) -> Iterator[_Threads]:
 class _Pipeline:
     """The stages through which one process sends the batches of its shards."""
 
-    def __init__(self, model, folder: Path, what: SampleSet, shards: range, threads: _Threads,
+    def __init__(self, model, folder: Path, what: SampleSet, shards: range, threads: _Threads, devices: int,
                  progress: Callable[[int, int], None] | None):
         self.model, self.folder, self.what, self.settings, self.threads = model, folder, what, what.settings, threads
-        self.shards = shards
+        self.shards, self.devices = shards, devices
         self.total = sum(len(self.settings.samples(shard)) for shard in shards)
         self.done = self.made = 0
         self.progress = progress or (lambda done, total: None)
@@ -113,7 +119,7 @@ class _Pipeline:
         try:
             for shard in self._opened(claimed):
                 begun.append(shard)
-                for numbers in shard.batches():
+                for numbers in shard.batches(self.devices):
                     in_flight.append((shard, numbers, self.threads.device.submit(self._generate, shard, numbers)))
                     if len(in_flight) == IN_FLIGHT:
                         self._write(*in_flight.popleft(), finishing)
@@ -129,9 +135,10 @@ class _Pipeline:
                 shard.release()
 
     def _generate(self, shard: Shard, numbers: range) -> list[Future]:
-        """Generates a batch, and hands it to the encoding threads in slices."""
+        """Generates a batch on each device, and hands it to the encoding threads in slices."""
         bits, seeds = self.what.inputs(numbers)
-        images = self.model.generate(bits, seeds, batch_size=self.settings.batch_size)
+        batch_size = fitting_batch(self.settings.batch_size, self.settings.total, SMALLEST)
+        images = self.model.generate(bits, seeds, batch_size=batch_size, devices=self.devices, exact=True)
         size = -(-len(images) // self.threads.workers)
         return [self.threads.encoders.submit(shard.encode, numbers[start], images[start:start + size])
                 for start in range(0, len(images), size)]

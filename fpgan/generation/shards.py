@@ -42,9 +42,9 @@ class Shard:
         if claim.taken_over:
             remove_temporaries(self._files_to_replace())
 
-    def batches(self) -> Iterator[range]:
-        """The batches that are to be made; they begin where those of an uninterrupted run do."""
-        size = self.what.settings.batch_size
+    def batches(self, at_once: int = 1) -> Iterator[range]:
+        """The batches that are to be made, so many at once; they begin where those of an uninterrupted run do."""
+        size = self.what.settings.batch_size * at_once
         for start in range(self.next, self.samples.stop, size):
             yield range(start, min(start + size, self.samples.stop))
 

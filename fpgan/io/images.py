@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import io
 import os
 from collections.abc import Callable
@@ -19,6 +21,7 @@ FORMATS = {  # of Pillow, and the endings of their files; no other is opened, wh
     "GIF": (".gif",), "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm", ".pbm", ".pnm"), "AVIF": (".avif",),
     "JPEG2000": (".jp2", ".j2k", ".jpx"), "TGA": (".tga",),
 }
+_PLUGINS = ("Png", "Jpeg", "WebP", "Bmp", "Gif", "Tiff", "Ppm", "Avif", "Jpeg2K", "Tga")  # modules of Pillow that read them
 EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 MEMORY, ENCODED = Budget(768 << 20), Budget(128 << 20)  # bytes in all threads: for decoding, of files read at once
 _BYTES = 13  # of memory for a pixel: as decoded, as RGB, and cropped, four each (measured: 8.1 to 12.6)
@@ -108,7 +111,9 @@ def _decoded(source: str | os.PathLike | bytes, finish: Callable[[Image.Image], 
 @functools.cache
 def _known_formats() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow reads; takes memory in blocks that, freed, go back to the system."""
-    Image.init()
+    for plugin in _PLUGINS:  # Image.init would import thirty more
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
     Image.core.set_block_size(_BLOCK)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

@@ -102,23 +102,34 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
     return pyarrow, pyarrow.parquet
 
 
+def arrow_table(rows: Iterable[dict], columns: Mapping[str, str]):
+    """Returns a pyarrow.Table of rows with the columns of `table_file`."""
+    arrow, _ = import_pyarrow()
+    plain = [{name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    return arrow.Table.from_pylist(plain, _arrow_schema(columns))
+
+
+def _arrow_schema(columns: Mapping[str, str]):
+    arrow, _ = import_pyarrow()
+    return arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
+
+
 @contextlib.contextmanager
 def _parquet_writer(file: BinaryIO, columns: Mapping[str, str]) -> Iterator[Callable[[dict], None]]:
     """Yields a function that writes a row to a Parquet file, in groups of rows."""
-    arrow, parquet = import_pyarrow()
-    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
+    _, parquet = import_pyarrow()
     rows: list[dict] = []
 
     def flush():
-        writer.write_table(arrow.Table.from_pylist(rows, schema))
+        writer.write_table(arrow_table(rows, columns))
         rows.clear()
 
     def write(row: dict):
-        rows.append({name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()})
+        rows.append(row)
         if len(rows) == _ROWS_PER_GROUP:
             flush()
 
-    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    with parquet.ParquetWriter(file, _arrow_schema(columns), compression="zstd") as writer:
         yield write
         if rows:
             flush()

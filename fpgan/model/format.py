@@ -20,7 +20,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.flax import save as safetensors_bytes
 
 from fpgan.errors import FpganError, reason, shown
-from fpgan.io import inputs
+from fpgan.io import cache, inputs
 from fpgan.io.files import write_file
 from fpgan.io.inputs import Field
 from fpgan.networks import parameters
@@ -145,12 +145,34 @@ def read_info(path: Path) -> dict:
 
 
 def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
-    """Reads the arrays of a safetensors file, which have to be those of these networks, as float32."""
+    """Reads the arrays of a safetensors file, which have to be those of these networks, as float32.
+
+    Whether they are takes tracing the networks, which is remembered in the user's cache (`fpgan.io.cache`).
+    """
     try:
         arrays = dict(deserialize(content))  # the package's own readers of bytes do not know bfloat16
     except SafetensorError as error:
         raise FpganError(f"{path} is damaged or truncated ({shown(reason(error))}); copy or export the model "
                          "again") from None
+    digest = _digest_of_check(content, config, networks)
+    if not cache.has_seen(digest):
+        _check_arrays(path, arrays, config, networks)
+        cache.remember(digest)
+    return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
+                                              jnp.float32) for name, array in arrays.items()}, sep="/")
+
+
+def _digest_of_check(content: bytes, config: NetworkConfig, networks: tuple[str, ...]) -> str:
+    """Returns a digest of all that decides what `_check_arrays` finds: the file, the architecture, the code."""
+    digest = hashlib.sha256(json.dumps([config.to_dict(), networks], sort_keys=True).encode())
+    for path in [*sorted(Path(parameters.__file__).parent.glob("*.py")), Path(__file__)]:
+        digest.update(path.read_bytes())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def _check_arrays(path: Path, arrays: dict, config: NetworkConfig, networks: tuple[str, ...]) -> None:
+    """Raises FpganError unless the arrays of a file are those of these networks, of known types, and finite."""
     expected = param_shapes(config, networks)
     found = {name: tuple(array["shape"]) for name, array in arrays.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -165,8 +187,6 @@ def read_params(path: Path, content: bytes, config: NetworkConfig, networks: tup
         if not np.isfinite(np.frombuffer(array["data"], _DTYPES[array["dtype"]])).all():
             raise FpganError(f"{path}: array {name!r} holds numbers that are not finite; its training failed, or the file "
                              "is damaged: export or copy the model again")
-    return unflatten_dict({name: jnp.asarray(np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"]),
-                                              jnp.float32) for name, array in arrays.items()}, sep="/")
 
 
 @functools.cache

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from fpgan.distributed.devices import copies, copies_on, local_devices
 from fpgan.errors import FpganError
 from fpgan.fingerprint import as_bits
 from fpgan.io.images import to_uint8
@@ -21,7 +22,15 @@ from fpgan.model.format import (
     read_params,
     save_model,
 )
-from fpgan.model.programs import decode_program, generate_program, in_batches
+from fpgan.model.programs import (
+    SMALLEST,
+    check_batch_size,
+    decode_program,
+    devices_for,
+    fitting_batch,
+    generate_program,
+    in_batches,
+)
 from fpgan.networks.config import NetworkConfig
 
 MAX_SEED = 2**32 - 1
@@ -81,7 +90,7 @@ class Model:
         return self.config.resolution
 
     def generate(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
-                 batch_size: int = 16) -> np.ndarray:
+                 batch_size: int = 16, devices: int | None = None, exact: bool = False) -> np.ndarray:
         """Generates 8-bit images: one instance of the model per fingerprint, one latent per seed.
 
         Args:
@@ -89,41 +98,49 @@ class Model:
           seeds: an integer in [0, 2^32) for all images, or one per image.
           labels: for a conditional model, the class in [0, label_size) for all images, or one per image; None draws each
             from its seed.
-          batch_size: images per call of the compiled program; the last batch is padded.
+          batch_size: images per call of the compiled program, on each device; the last batch is padded. For fewer images
+            than that the program is smaller, but not below SMALLEST (16).
+          devices: how many of this process's devices share the work; all by default. The bytes do not depend on it.
+          exact: use a program of this very batch size, however few the images.
 
         Returns:
-          uint8 [N, R, R, channels]. Equal (fingerprint, seed) give equal bytes at one batch size, and differ by at most one
-          grey level between batch sizes.
+          uint8 [N, R, R, channels]. Equal (fingerprint, seed) give equal bytes at one batch size (above SMALLEST, as long as
+          the images fill a batch), and differ by at most one grey level between batch sizes.
 
         Raises:
-          FpganError: if lengths or ranges do not fit.
+          FpganError: if lengths or ranges do not fit, or a batch does not fit the device.
         """
-        return to_uint8(self.generate_float(fingerprints, seeds, labels=labels, batch_size=batch_size))
+        return to_uint8(self.generate_float(fingerprints, seeds, labels=labels, batch_size=batch_size, devices=devices,
+                                            exact=exact))
 
-    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
-                       batch_size: int = 16) -> np.ndarray:
+    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None, batch_size: int = 16,
+                       devices: int | None = None, exact: bool = False) -> np.ndarray:
         """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
         inputs = {"fingerprints": bits, "seeds": check_seeds(seeds)}
         if labels is not None:
             inputs["labels"] = _check_labels(labels, self.config.label_size)
         inputs = _broadcast(inputs)
-        program = functools.partial(generate_program(self.config), self.params["generator"])
-        size = self.resolution
-        return in_batches(program, inputs, batch_size, (size, size, self.config.channels))
+        shape = (self.resolution, self.resolution, self.config.channels)
+        least = batch_size if exact else SMALLEST
+        return self._run("generator", generate_program, inputs, batch_size, least, devices, shape)
 
-    def decode(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    def decode(self, images: np.ndarray, *, batch_size: int = 64, devices: int | None = None,
+               exact: bool = False) -> np.ndarray:
         """Reads the fingerprint's bits from images, whoever made them.
 
         Args:
           images: uint8 [N, R, R, channels], or floats in [-1, 1].
-          batch_size: images per call of the compiled program; the last batch is padded.
+          batch_size: images per call of the compiled program, on each device; the last batch is padded. For fewer images
+            than that the program is smaller.
+          devices: how many of this process's devices share the work; all by default. The logits do not depend on it.
+          exact: use a program of this very batch size, however few the images.
 
         Returns:
           Logits float32 [N, n]: positive for a 1, negative for a 0, the larger the surer.
 
         Raises:
-          FpganError: if the images have another shape or type.
+          FpganError: if the images have another shape or type, or a batch does not fit the device.
         """
         images = np.asarray(images)
         expected = (self.resolution, self.resolution, self.config.channels)
@@ -131,12 +148,37 @@ class Model:
             raise FpganError(f"images of shape {images.shape} and type {images.dtype}; expected "
                              f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
         images = images if images.dtype == np.uint8 else images.astype(np.float32)
-        program = functools.partial(decode_program(self.config), self.params["decoder"])
-        return in_batches(program, (images,), batch_size, (self.n_bits,))
+        least = batch_size if exact else 1
+        return self._run("decoder", decode_program, (images,), batch_size, least, devices, (self.n_bits,))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the model directory: to a temporary name first, then renamed, replacing an older model there."""
         save_model(path, self.config, self.params, self.info)
+
+
+    def _run(self, network: str, compiled: Callable, arrays: tuple, batch_size: int, least: int, devices: int | None,
+             shape: tuple[int, ...]) -> np.ndarray:
+        """Runs one of the two programs over arrays, a batch on each of as many devices as there are batches for."""
+        check_batch_size(batch_size, self.resolution, self.config.channels)
+        size = fitting_batch(batch_size, len(arrays[0]), least)
+        chosen = devices_for(-(-len(arrays[0]) // size), local_devices(devices))
+        program = functools.partial(compiled(self.config, chosen), self._params_on(network, chosen))
+        return in_batches(program, arrays, size * len(chosen), shape)
+
+    def _params_on(self, network: str, devices: tuple) -> dict:
+        """Returns the parameters of a network on these devices, where they were put at the first time."""
+        if len(devices) == 1:
+            return self.params[network]
+        everywhere, here = (network, local_devices()), (network, devices)
+        if everywhere not in self._copies:
+            self._copies[everywhere] = copies(self.params[network], local_devices())
+        if here not in self._copies:
+            self._copies[here] = copies_on(self._copies[everywhere], devices)
+        return self._copies[here]
+
+    @functools.cached_property
+    def _copies(self) -> dict[tuple, dict]:
+        return {}
 
 
 def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpgan.distributed.devices import batch_parallel, memory
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.generator import Generator
 from fpgan.networks.levels import to_float
+
+SMALLEST = 16  # batch of the generator's programs: with at least so many images, equal batch sizes give equal bytes
 
 
 def generate_fn(config: NetworkConfig) -> Callable:
@@ -51,25 +54,52 @@ def decode_fn(config: NetworkConfig) -> Callable:
 
 
 @functools.cache
-def generate_program(config: NetworkConfig):
-    """Compiles `generate_fn`, once for an architecture."""
-    return jax.jit(generate_fn(config))
+def generate_program(config: NetworkConfig, devices: tuple):
+    """Compiles `generate_fn`, once for an architecture and devices, see `batch_parallel`."""
+    return batch_parallel(generate_fn(config), devices)
 
 
 @functools.cache
-def decode_program(config: NetworkConfig):
-    """Compiles `decode_fn`, once for an architecture; it takes uint8 images too."""
+def decode_program(config: NetworkConfig, devices: tuple):
+    """Compiles `decode_fn`, once for an architecture and devices, see `batch_parallel`; it takes uint8 images too."""
     def decode(params, images):
         if images.dtype == jnp.uint8:
             images = to_float(images)
         return decode_fn(config)(params, images)
-    return jax.jit(decode)
+    return batch_parallel(decode, devices)
+
+
+def check_batch_size(batch_size: int, resolution: int, channels: int = 3) -> None:
+    """Raises FpganError if a batch is empty, or if its images alone (float32, in and out) are more than a device holds."""
+    if batch_size < 1:
+        raise FpganError(f"batch size {batch_size}; expected 1 or more")
+    needed, there = 8 * batch_size * resolution**2 * channels, memory()
+    if there and needed > there:
+        raise FpganError(f"batch size {batch_size:,}: its images alone take {needed / 1e9:,.0f} GB, and there are "
+                         f"{there / 1e9:,.0f} GB; expected at most {there // (needed // batch_size):,}, and less for speed")
+
+
+def fitting_batch(batch_size: int, count: int, least: int = 1) -> int:
+    """Returns the batch size of a program for `count` samples: few need no large batch.
+
+    Args:
+      batch_size: what was asked for.
+      count: samples in all.
+      least: no smaller one is chosen, unless it was asked for.
+
+    Returns:
+      `batch_size`, or the least power of two that holds the samples, and is `least` or more.
+    """
+    return min(batch_size, max(least, 1 << max(count - 1, 0).bit_length()))
+
+
+def devices_for(batches: int, devices: tuple) -> tuple:
+    """Returns the devices that share so many batches: a power of two, or all, so that few programs are compiled."""
+    return devices[:1 << max(batches - 1, 0).bit_length()]
 
 
 def in_batches(program: Callable, arrays: tuple, batch_size: int, result_shape: tuple) -> np.ndarray:
     """Runs a compiled program over batches of one fixed size; the next batch is dispatched before the last is fetched."""
-    if batch_size < 1:
-        raise FpganError(f"batch size {batch_size}; expected 1 or more")
     count = len(arrays[0])
     result = np.empty((count, *result_shape), np.float32)
     pending = None

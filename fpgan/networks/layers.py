@@ -91,7 +91,10 @@ class Scaled(nn.Module):
 
     def weight(self, shape: tuple[int, ...], name: str = "weight") -> jax.Array:
         """The run-time weight: stored * lr_multiplier / sqrt(fan_in), fan_in = product of all but the last axis."""
-        stored = self.param(name, nn.initializers.normal(1 / self.lr_multiplier), shape)
+        if self.has_variable("params", name):  # Flax would trace the initialiser, to compare shapes
+            stored = self.get_variable("params", name)
+        else:
+            stored = self.param(name, nn.initializers.normal(1 / self.lr_multiplier), shape)
         return stored * (self.lr_multiplier / math.sqrt(math.prod(shape[:-1])))
 
     def bias(self, size: int, name: str = "bias") -> jax.Array:

@@ -13,6 +13,7 @@ from fpgan.data.sources import ImageSource, open_source
 from fpgan.distributed import runtime
 from fpgan.distributed.devices import is_main, pmap, replicate, shard, unreplicate
 from fpgan.distributed.preemption import StopFlag
+from fpgan.distributed.profiler import StepTrace
 from fpgan.errors import FpganError, reason
 from fpgan.io.files import NoLocks, locked
 from fpgan.training.checkpoint import Checkpoints, last_step, resume_hint
@@ -36,7 +37,7 @@ class TrainingDiverged(FpganError):
 
 
 def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None, *,
-          fork: str | Path | None = None, extend: bool = False) -> TrainState:
+          fork: str | Path | None = None, extend: bool = False, trace: StepTrace | None = None) -> TrainState:
     """Trains, or continues to train, in a working directory.
 
     Killed anywhere and called again with the same arguments, it ends with the same parameters as a run that was never
@@ -49,6 +50,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
       report: is given each line of progress.
       fork: the working directory of a run from whose newest state this one begins, with other weights for instance.
       extend: go on with more images than the run was begun with also after its learning rates have begun to fall.
+      trace: of some of the steps; none without it.
 
     Returns:
       The last state, unreplicated.
@@ -62,6 +64,7 @@ def train(config, workdir: str | Path, report: Callable[[str], None] = lambda li
         check_batch(config, jax.device_count())
         with locking(workdir, report):
             run = set_up(config, workdir, report, fork, extend)
+            run.images = trace.follow(run.images, run.start) if trace else run.images
             with telling_where_to_resume(workdir), closing(run):
                 loop(run, config.every, stop)
     finally:
