@@ -9,7 +9,8 @@ from jax import lax
 
 from fpgan.benchmarks import scaling
 from fpgan.benchmarks.bench import bench, table
-from fpgan.benchmarks.timing import Settings, all_reduced_bytes, compile_training
+from fpgan.benchmarks.program_text import all_reduced_bytes
+from fpgan.benchmarks.timing import Settings, compile_training
 from fpgan.errors import FpganError
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from fpgan.benchmarks.throughput import bench_decode, bench_generate, bench_train_step, random_params
@@ -22,14 +22,16 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
-TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "attribute", "registry", "startup")
-_WITH_PARAMS = {"generate", "decode", "instance", "pipeline"}
-# The tasks whose modules lay out their results.
-_OWN_LINES = {"instance", "pipeline", "scaling", "attribute", "registry", "startup"}
+TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
+         "registry", "startup")
+_WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
+# Tasks whose modules lay out their results.
+_OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry", "startup"}
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
-          training=None, predicted=None, out: str | os.PathLike | None = None, command: str = "") -> dict:
+          training=None, predicted=None, out: str | os.PathLike | None = None, command: str = "",
+          report: Callable[[str], None] = lambda line: None) -> dict:
     """Runs benchmarks and writes their results: `fpgan bench`.
 
     Args:
@@ -37,10 +39,11 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
       network: the architecture, for "generate", "decode", "instance" and "pipeline".
       settings: what to time.
       params: {"generator", "decoder"} -> parameters; random without them, which takes as long.
-      training: the training config (fpgan.training.config), for "train-step" and "scaling".
+      training: the training config (fpgan.training.config), for "train-step", "scaling" and "compile".
       predicted: the training config of the predictions of "scaling"; `training` without it.
       out: a JSON file, written whole or not at all; none without it.
       command: recorded in the result.
+      report: is given lines of progress, by what takes long.
 
     Returns:
       A nested dict of plain values: a part for each task, network, settings, provenance.
@@ -69,6 +72,14 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
                                                     settings.seed, settings.devices)
         elif task == "train-step":
             results[task] = bench_train_step(training, settings)
+        elif task == "compile":
+            from fpgan.benchmarks.compile import bench_compile
+
+            results[task] = bench_compile(training, settings, report)
+        elif task == "precision":
+            from fpgan.benchmarks.precision import bench_precision
+
+            results[task] = bench_precision(from_params(network, params, {}), training, settings)
         elif task == "attribute":
             from fpgan.benchmarks.attribute import bench_attribution
 
@@ -105,7 +116,7 @@ def _check(tasks: Sequence[str], settings: Settings, training) -> None:
                          "expected at least 0, which leaves a measurement out")
     if not 0 <= settings.seed < 2**32:
         raise FpganError(f"the seed is {settings.seed}; expected a whole number from 0 to {2**32 - 1}")
-    if {"train-step", "scaling"} & set(tasks) and training is None:
+    if {"train-step", "scaling", "compile"} & set(tasks) and training is None:
         raise FpganError("a training step needs a training config; give --config configs/robohash64.py")
 
 

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-TPU_V5E_SOURCE = ("https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s bf16, 400 GB/s bidirectional ICI per chip "
-                  "(4 links; a ring uses 2 of them), 2D torus")
-TPU_V5P_SOURCE = ("https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bf16, 1200 GB/s bidirectional ICI per chip "
-                  "(6 links; a ring uses 2 of them), 3D torus, v5p-128 counts TensorCores: 64 chips")
-H100_SOURCE = ("NVIDIA H100 and DGX H100 data sheets: 1979 TFLOP/s bf16 with sparsity, so 989 dense; NVLink 900 GB/s "
-               "in both directions; a 400 Gb/s adapter per GPU")
+TPU_V5E_SOURCE = ("https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s bf16, 16 GB HBM at 819 GB/s, 4 MXUs, 400 GB/s "
+                  "bidirectional ICI per chip (4 links; a ring uses 2 of them), 2D torus")
+TPU_V5P_SOURCE = ("https://cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bf16, 95 GB HBM at 2765 GB/s, 2 x 4 MXUs, 1200 GB/s "
+                  "bidirectional ICI per chip (6 links; a ring uses 2 of them), 3D torus; v5p-128 has 64 chips")
+H100_SOURCE = ("NVIDIA H100 and DGX H100 data sheets: 1979 TFLOP/s bf16 with sparsity, so 989 dense; 80 GB at 3.35 TB/s; "
+               "NVLink 900 GB/s in both directions; a 400 Gb/s adapter per GPU")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Device:
       bandwidth: bytes/s that it sends as a part of a ring.
       latency: seconds of one message along the ring; assumed, vendors do not publish it.
       source: where the numbers are from.
+      memory: bytes that it holds.
+      memory_bandwidth: bytes/s between it and its memory.
+      multipliers: 128x128 matrix units of a TPU chip, each 2 x 128^2 FLOP a cycle; 0 where cycles are not counted.
     """
 
     name: str
@@ -41,6 +44,14 @@ class Device:
     bandwidth: float
     latency: float
     source: str
+    memory: float
+    memory_bandwidth: float
+    multipliers: int = 0
+
+    @property
+    def clock(self) -> float:
+        """Cycles per second, as the peak implies them."""
+        return self.flops / (self.multipliers * 2 * 128**2) if self.multipliers else 0.0
 
 
 @dataclass(frozen=True)
@@ -71,9 +82,10 @@ class System:
         return self.ring * self.rings
 
 
-V5E = Device("TPU v5e", 197e12, 400e9 / 4, 1e-6, TPU_V5E_SOURCE)  # 2 links, half of their bandwidth in each direction
-V5P = Device("TPU v5p", 459e12, 1200e9 / 6, 1e-6, TPU_V5P_SOURCE)
-H100 = Device("H100 SXM", 989e12, 900e9 / 2, 2e-6, H100_SOURCE)
+V5E = Device("TPU v5e", 197e12, 400e9 / 4, 1e-6, TPU_V5E_SOURCE, 16e9, 819e9, 4)  # 2 links, half their bandwidth each way
+V5P = Device("TPU v5p", 459e12, 1200e9 / 6, 1e-6, TPU_V5P_SOURCE, 95e9, 2765e9, 8)
+H100 = Device("H100 SXM", 989e12, 900e9 / 2, 2e-6, H100_SOURCE, 80e9, 3.35e12)
+CHIPS = {"TPU v5 lite": V5E, "TPU v5": V5P}  # by the name that JAX gives them
 SYSTEMS = (
     System("v5e-1", V5E, 1), System("v5e-8", V5E, 8), System("v5e-64", V5E, 64, hosts=8),
     System("v5p-128", V5P, 64, hosts=16),
@@ -131,3 +143,27 @@ def predict(system: System, work: Sequence[Work], device_batch: int, utilization
     return {"system": system.name, "devices": system.count, "hosts": system.hosts, "batch": batch,
             "compute_seconds": compute, "all_reduce_seconds": reduce, "step_seconds": step,
             "images_per_second": batch / step, "communication": reduce / step}
+
+
+def bound(device: Device, count: int, program: dict) -> dict:
+    """Bounds the time of a compiled program by the roofline of its chip (Williams, Waterman and Patterson 2009).
+
+    Args:
+      device: the chip.
+      count: chips that share a batch, and all-reduce.
+      program: "flops", "batch", "traffic" and "collectives" of one call on one chip, and "cycles", by operation
+        (fpgan.benchmarks.compile.compile_cached).
+
+    Returns:
+      intensity, FLOP per byte of memory traffic; compute_seconds, memory_seconds and all_reduce_seconds; seconds, the larger
+      of the first two and the third, which is a bound from below; mfu, the part of the peak FLOP/s that it leaves. And the
+      same by the cycles that the compiler expects: expected_seconds, expected_mfu, which is no bound but a guess.
+    """
+    compute, memory = program["flops"] / device.flops, program["traffic"]["bytes"] / device.memory_bandwidth
+    reduced = program["collectives"].get("all-reduce", {"bytes": 0})["bytes"]
+    reduce = ring_seconds(reduced, count, device.bandwidth, device.latency)
+    seconds = max(compute, memory) + reduce
+    expected = sum(program["cycles"].values()) / device.clock + reduce
+    return {"intensity": program["flops"] / max(1, program["traffic"]["bytes"]), "compute_seconds": compute,
+            "memory_seconds": memory, "all_reduce_seconds": reduce, "seconds": seconds, "mfu": compute / seconds,
+            "expected_seconds": expected, "expected_mfu": compute / expected}

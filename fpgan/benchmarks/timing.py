@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fpgan.benchmarks.program_text import all_reduced_bytes
 from fpgan.distributed import profiler
 from fpgan.distributed.devices import pmap, replicate
 from fpgan.model import DEFAULT_MODEL
-
-# An all-reduce in the text of a compiled program: %name = f32[8,3]{1,0} all-reduce(...), or a tuple of such arrays; what is
-# asynchronous begins with all-reduce-start, and the array of the matching all-reduce-done is not counted again.
-_ALL_REDUCE = re.compile(r"^[^=\n]*= (?P<types>.*?) all-reduce(?:-start)?\(", re.MULTILINE)
-_ARRAY = re.compile(r"\b(?P<kind>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 
 
 class Program(NamedTuple):
@@ -94,20 +88,6 @@ def time_interleaved(calls: Mapping[Hashable, Callable], repeats: int) -> dict[H
     return seconds
 
 
-def all_reduced_bytes(text: str) -> int:
-    """Counts the bytes that one run of a compiled program all-reduces on each device.
-
-    Args:
-      text: the program after optimisation (`compiled.as_text()`), where each operation stands once.
-    """
-    return sum(_array_bytes(array) for found in _ALL_REDUCE.finditer(text) for array in _ARRAY.finditer(found["types"]))
-
-
-def _array_bytes(array: re.Match) -> int:
-    items = math.prod(int(size) for size in array["shape"].split(",") if size)
-    return items * (1 if array["kind"] == "pred" else max(1, int(array["bits"]) // 8))
-
-
 def _flops(compiled) -> float:
     """FLOPs of a compiled program by XLA's cost analysis; 0 where the backend has none."""
     analysis = compiled.cost_analysis() or {}
@@ -130,6 +110,10 @@ class Settings:
       utilization: part of the peak FLOP/s that they assume.
       images: how many are made in each turn of "pipeline".
       registry_sizes: numbers of users for "attribute" and "registry".
+      topology: the slice that "compile" is for.
+      programs: what it compiles; everything without any.
+      largest_batch: search for the largest batch that a chip holds, too.
+      cache: folder of what the compiler said.
       model: name or folder of the model of "startup".
     """
 
@@ -143,4 +127,8 @@ class Settings:
     utilization: float = 0.3
     images: int = 1024
     registry_sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    topology: str = "v5e:2x4"
+    programs: tuple[str, ...] = ()
+    largest_batch: bool = False
+    cache: str = "~/.cache/fpgan/compile"
     model: str = DEFAULT_MODEL
