@@ -25,7 +25,7 @@ from fpgan.networks.config import NetworkConfig
 TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
          "registry", "startup")
 _WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
-# Tasks whose modules lay out their results.
+# The tasks whose modules lay out their results.
 _OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry", "startup"}
 
 

@@ -34,9 +34,9 @@ operands of products as a TPU does, for a model and for the phases of --config. 
 compares images with all of so many registered users, beside faiss's flat binary index where
 that is installed (pip install 'fpgan[peers]'). `instance` times a released instance beside the
 fingerprinted generator that it was folded from; `registry` an SQLite registry of so many users,
-in a temporary folder, from issuing to verifying its log.
-`startup` is the CPU time of `fpgan attribute one.png`, cold and warm, beside `import jax`.
-docs/benchmarks.md says how to read a trace.
+in a temporary folder, from issuing to verifying its log. `startup` is the CPU time of
+`fpgan attribute one.png`, cold and warm, beside `import jax`. docs/benchmarks.md says how to
+read a trace.
 """
 
 
