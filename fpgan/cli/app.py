@@ -194,7 +194,8 @@ def _told_of_device(command: str, error: RuntimeError) -> str | None:
 
 def _refuse_empty(args: argparse.Namespace) -> None:
     """Refuses empty names of files, which a variable of the shell that is not set leaves behind."""
-    for name in ("out", "workdir", "registry", "key_file", "users", "config", "model", "path", "data_dir"):
+    for name in ("out", "workdir", "registry", "key_file", "users", "config", "model", "against", "twin", "path",
+                 "data_dir"):
         if getattr(args, name, None) == "":
             raise FpganError(f"--{name.replace('_', '-')} is empty; expected a name (is a variable of the shell not set?)")
 
