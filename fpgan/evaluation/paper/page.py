@@ -32,7 +32,7 @@ figure, .table { margin: 1.4rem 0; } figcaption, summary { color: var(--soft); f
 .caption { max-width: 46rem; color: var(--soft); font-size: .92rem; margin: 0; } figcaption { max-width: 46rem; }
 summary { cursor: pointer; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .75rem .28rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
+th, td { padding: .28rem 1.1rem .28rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--rule); vertical-align: bottom; }
 td.n, th.n { text-align: right; white-space: nowrap; } tbody th { font-weight: 500; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17.5rem, 100%), 1fr)); gap: 1.1rem 1.4rem;

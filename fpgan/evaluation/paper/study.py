@@ -51,14 +51,12 @@ class Journal:
     """The rows of finished parts, by suite, in a folder or in memory alone.
 
     Attributes:
-      folder: where SUITE.jsonl and the pictures are; None for none.
+      folder: where SUITE.jsonl is; None for none.
       lines: by suite, what its file holds.
-      pictures: by name, the PNG files made.
     """
 
     folder: Path | None = None
     lines: dict[str, list[dict]] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
 
     def find(self, suite: str, part: str, key: dict) -> dict | None:
         """Returns what was found for a part under this key, or None."""

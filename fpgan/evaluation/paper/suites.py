@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fpgan.errors import FpganError
 from fpgan.evaluation.paper import SUITES
-from fpgan.evaluation.paper.blocks import Section, section_markdown
+from fpgan.evaluation.paper.blocks import Picture, Section, section_markdown
 from fpgan.evaluation.paper.page import page
 from fpgan.evaluation.paper.study import Journal, Plan, Progress, Study, identity
 from fpgan.io.files import locked, write_file
@@ -86,11 +86,15 @@ def run_named(model_name: str, names: Sequence[str], plan: Plan, *, against: str
 
 
 def write_report(folder: Path, study: Study, sections: Sequence[Section], command: str) -> None:
-    """Writes the page and the tables of what is done so far."""
+    """Writes the page, the tables and the pictures of what is done so far."""
     about = _about(study, command)
     model = study.model
     lead = (f"`{identity(model)}`: {model.resolution} x {model.resolution} pixels, {model.n_bits} bits. "
             f"{study.plan.trial.count:,} images where nothing else is said, seed {study.plan.trial.seed}.")
+    pictures = {f"{section.name}-{number}.png": block.png for section in sections
+                for number, block in enumerate(block for block in section.blocks if isinstance(block, Picture))}
+    for name, png in pictures.items():
+        write_file(folder / name, png)
     title = f"{model.name}: what its fingerprints do"
     write_file(folder / PAGE, page(title, lead, sections, about).encode())
     facts = "".join(f"- {name}: `{value}`\n" for name, value in about.items())
