@@ -27,7 +27,7 @@ SUITES: dict[str, Suite] = {
     "detection": Suite("Deepfake detection and attribution",
                        "Is an image told from real ones, and its user from others, without a false alarm?", "detection"),
     "binding": Suite("Attacks by people who mean it",
-                     "Can a fingerprint be copied, taken off, or lost by changing the weights, and at what cost?", "binding"),
+                     "Can a fingerprint be copied, taken off, or lost by changing weights, and at what cost?", "binding"),
     "secrecy": Suite("Secrecy", "Can somebody without the decoder tell that there is a fingerprint?", "secrecy"),
     "pooling": Suite("Several images of one suspect", "How many damaged images make up for what each of them has lost?",
                      "verdicts"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
-from fpgan.evaluation.paper.blocks import Block, Table, Text, interval, percent
+from fpgan.evaluation.paper.blocks import Block, Table, Text, accuracy, interval, percent
 from fpgan.evaluation.paper.sources import real_images
 from fpgan.evaluation.paper.study import Study
 from fpgan.io.images import to_uint8
@@ -37,9 +37,9 @@ def binding(study: Study) -> list[Block]:
     trial = study.plan.trial
     head = ["attack", "images of the victim", "bits of the victim", "attributed to the victim", "PSNR, dB"]
     return [
-        Text(f"Attributed: to one of {trial.n_users:,} users at {trial.false_positive_rate:g}, by soft decisions. PSNR: what "
-             "the attack does to the picture. A p-value speaks of instances, not of people: who holds images of a victim may "
-             "imitate the fingerprint, as these rows show."),
+        Text(f"Attributed: to one of {trial.n_users:,} users at {trial.false_positive_rate:g}, by soft decisions. PSNR: "
+             "what the attack does to the picture. A p-value speaks of instances, not of people: who holds images of a victim "
+             "may imitate the fingerprint, as these rows show."),
         Table("Framing: a victim's fingerprint is estimated from images of theirs and put on another picture", head,
               [_framing_row(row) for row in rows]),
         Table("Taking off one's own: the mean difference to ten other instances is subtracted",
@@ -55,7 +55,7 @@ def _framing_row(row: dict) -> list[str]:
 
 
 def _framing(study: Study, count: int) -> list[dict]:
-    """Puts the fingerprints of victims, estimated from `count` images of each, on images of the attacker and on real ones."""
+    """Puts fingerprints of victims, estimated from `count` images of each, on images of the attacker and on real ones."""
     victims, tested = _size(study)
     own = study.bits(1, 70)
     bits = study.bits(victims, 71)
@@ -72,8 +72,9 @@ def _framing(study: Study, count: int) -> list[dict]:
         tries.setdefault("own image, latents unknown", []).append(_put(canvas, guessed))
         if photos is not None:
             tries.setdefault("real image, same latents known", []).append(_put(photos, same))
-    beneath = {"real image, same latents known": photos}
-    return [_measured(study, name, count, np.stack(images), bits, beneath.get(name, canvas)) for name, images in tries.items()]
+            tries.setdefault("real image, that three times", []).append(_put(photos, 3 * same))
+    return [_measured(study, name, count, np.stack(images), bits, photos if name.startswith("real") else canvas)
+            for name, images in tries.items()]
 
 
 def _subtraction(study: Study) -> dict:
@@ -120,7 +121,7 @@ def _weights(study: Study) -> list[Block]:
         kind, amount = change.split(":")
         text = {"quantise": f"weights in {amount} bits", "prune": f"{float(amount):.0%} smallest weights set to 0",
                 "noise": f"noise of {float(amount):.0%} of each tensor's spread"}[kind]
-        rows.append([text, interval(found["bit_accuracy"]), percent(found["attributed"]), interval(found["psnr_db"], 1)])
+        rows.append([text, accuracy(found["bit_accuracy"]), percent(found["attributed"]), interval(found["psnr_db"], 1)])
         study.progress("changed weights", place + 1, len(WEIGHTS))
     return [Table("Changing the generator's weights; PSNR to its own images before", ["change", "bit accuracy", "attributed",
                                                                                     "PSNR, dB"], rows)]

@@ -38,9 +38,9 @@ def detection(study: Study) -> list[Block]:
               for part, make in (("real or ours", lambda: _rival_detection(world, conditions)),
                                  ("users", lambda: _rival_attribution(world, conditions)))]
     blocks: list[Block] = [
-        Text(f"{ENROLLED:,} users are enrolled, {SAMPLED} of them make the images. An image counts as fake, and as a user's, if "
-             f"the verdict names somebody at a false-positive rate of {study.plan.trial.false_positive_rate:g} over all of "
-             "them. The classifiers see half of the images in training, as they are; they are tested on the other half. The one "
+        Text(f"{ENROLLED:,} users are enrolled, {SAMPLED} of them make the images. An image counts as fake, and as a user's, "
+             f"if the verdict names somebody at a false-positive rate of {study.plan.trial.false_positive_rate:g} over all of "
+             "them. The classifiers see half of the images in training, as they are, and are tested on the others. The one "
              "for users has to be trained anew for each further user, the decoder does not."),
         _closed(conditions, ours, real, rivals), _roc(conditions, ours), *_open(study, world)]
     return [*blocks, _calibration(study, world)]
@@ -119,7 +119,8 @@ def _rival_detection(world: _World, conditions: Sequence[str]) -> dict:
     right = []
     for condition in conditions:
         says = [rival.scores(world.perturbed(kind, condition)[half:]).argmax(axis=1) for kind in ("real", "ours")]
-        right.append({"real_right": int((says[0] == 0).sum()), "ours_right": int((says[1] == 1).sum()), "each": len(says[0])})
+        right.append({"real_right": int((says[0] == 0).sum()), "ours_right": int((says[1] == 1).sum()),
+                      "each": len(says[0])})
     return {"conditions": right, "trained_on": 2 * half}
 
 
@@ -185,8 +186,8 @@ def _open(study: Study, world: _World) -> list[Block]:
             rows.append([kind, f"`{condition}`", f"{found['images']:,}", str(found["named"]),
                          percent(share(found["named"], found["images"])), even])
     head = ["images", "after", "number", "somebody named", "share", "called fingerprinted, nobody registered"]
-    caption = (f"Open world: images of nobody who is enrolled. In all, {named} of {total:,} were said to be an enrolled user's: "
-               f"{percent(share(named, total))}")
+    caption = (f"Open world: images of nobody who is enrolled. In all, {named} of {total:,} were said to be an enrolled "
+               f"user's: {percent(share(named, total))}")
     return [Table(caption, head, rows), *notes]
 
 
@@ -199,7 +200,7 @@ def _calibration(study: Study, world: _World) -> Table:
         return {"pairs": table.size, "counts": [sum(int((each <= rate).sum()) for each in values) for rate in _TAILS]}
 
     found = study.measured("detection", "calibration", make, **_settings(study))
-    rows = [[f"1e{rate}", f"{found['pairs'] * 10.0**rate:,.0f} or fewer", f"{count:,}"]
+    rows = [[f"1e{rate}", f"{found['pairs'] * 10.0**rate:,.5g}", f"{count:,}"]
             for rate, count in reversed(list(zip(_TAILS.tolist(), found["counts"], strict=True)))]
     return Table(f"Do p-values hold? All {found['pairs']:,} pairs of a real image and an enrolled user",
-                 ["p at most", "expected", "counted"], rows)
+                 ["p at most", "expected at most, on average", "counted"], rows)

@@ -1,4 +1,4 @@
-"""Fidelity: how far the model's images are from real ones, beside a twin without fingerprints and marks of other packages."""
+"""Fidelity: how far the model's images are from real ones, beside a twin without fingerprints and other marks."""
 
 from __future__ import annotations
 

@@ -60,13 +60,13 @@ def _shown(study: Study, counts: list[int], rows: dict[str, list[dict]]) -> list
         series.append(Series(KINDS[kind], counts, [one.value for one in shares], [one.low for one in shares],
                              [one.high for one in shares], style))
     legend = dict(zip(KINDS.values(), "ab", strict=True))
-    chart = line_chart("A classifier's accuracy", "training images", [Panel("fingerprinted or not", series, (0.4, 1.0), 0.5)],
-                       log=True)
+    chart = line_chart("A classifier's accuracy", "training images", [
+        Panel("fingerprinted or not", series, (0.4, 1.0), 0.5)], log=True)
     head = ["fingerprints", "training images", "accuracy", "tested on"]
     lines = [[KINDS[kind], f"{row['trained_on']:,}", percent(share(row["right"], row["tested"])), f"{row['tested']:,}"]
              for kind, found in rows.items() for row in found]
-    return [Text(f"Images without a fingerprint are of {who}. The classifier is a small convolutional network that also sees "
-                 "the high-pass of the image; 50% is chance, and the aim. Secrecy is not what security rests on here: "
+    return [Text(f"Images without a fingerprint are of {who}. The classifier is a small convolutional network that also "
+                 "sees the high-pass of the image; 50% is chance, and the aim. Secrecy is not what security rests on here: "
                  "that are the secret fingerprints."),
             Charts("Accuracy on images that it has not seen, with 95% intervals", [chart], legend),
             Table("Steganalysis by number of training images", head, lines)]
