@@ -38,10 +38,10 @@ def detection(study: Study) -> list[Block]:
               for part, make in (("real or ours", lambda: _rival_detection(world, conditions)),
                                  ("users", lambda: _rival_attribution(world, conditions)))]
     blocks: list[Block] = [
-        Text(f"{ENROLLED:,} users are enrolled, {SAMPLED} of them make the images. An image counts as fake, and as a user's, "
-             f"if the verdict names somebody at a false-positive rate of {study.plan.trial.false_positive_rate:g} over all of "
-             "them. The classifiers see half of the images in training, as they are, and are tested on the others. The one "
-             "for users has to be trained anew for each further user, the decoder does not."),
+        Text(f"{ENROLLED:,} users are enrolled, {SAMPLED} of them make the images. It counts as fake, and as a user's, if "
+             f"the verdict names somebody at a rate of {study.plan.trial.false_positive_rate:g} over all of them. The "
+             "classifiers see half of the images in training, as they are, and are tested on the others. The one for users "
+             "has to be trained anew for each further user, the decoder does not."),
         _closed(conditions, ours, real, rivals), _roc(conditions, ours), *_open(study, world)]
     return [*blocks, _calibration(study, world)]
 

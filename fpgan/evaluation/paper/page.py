@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from fpgan.evaluation.paper.blocks import Block, Charts, Picture, Section, Table, Text
 
-_NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e-?\d+)?( ?(%|dB))?( \(.*\))?|-|[\d.,]+ to [\d.,]+|nowhere")
+_NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e-?\d+)?( ?(%|dB))?( \(.*\))?|-|[\d.,]+ to [\d.,]+|[\d,]+ of [\d,]+|nowhere")
+_LONG = 26  # letters of a row's name that stay on one line
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2126; --soft: #5b6570; --rule: #dde2e7; --shade: #f4f6f8;
   --link: #0b5cad; --a: #0b6fb8; --b: #cc5a0a; --c: #0c8a63; --d: #b0478a; --good: #0c8a6322; }
@@ -34,7 +35,9 @@ summary { cursor: pointer; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem 1.1rem .28rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--rule); vertical-align: bottom; }
-td.n, th.n { text-align: right; white-space: nowrap; } tbody th { font-weight: 500; }
+thead th { max-width: 10rem; } .n { text-align: right; } td.n { white-space: nowrap; }
+tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); white-space: nowrap; }
+tbody th.long { white-space: normal; min-width: 12rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17.5rem, 100%), 1fr)); gap: 1.1rem 1.4rem;
   margin-top: .8rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; margin: .4rem 0 0; list-style: none;
@@ -109,7 +112,8 @@ def _table(table: Table) -> str:
     numeric = [bool(i and column and all(_NUMBER.fullmatch(cell) for cell in column)) for i, column in enumerate(columns)]
     mark = [' class="n"' if number else "" for number in numeric]
     head = "".join(f'<th scope="col"{m}>{_code(cell)}</th>' for cell, m in zip(table.head, mark, strict=True))
-    body = "".join("<tr>" + f'<th scope="row">{_code(row[0])}</th>' + "".join(
+    first = ' class="long"' if any(len(row[0]) > _LONG for row in table.rows) else ""
+    body = "".join("<tr>" + f'<th scope="row"{first}>{_code(row[0])}</th>' + "".join(
         f"<td{m}>{_code(cell)}</td>" for cell, m in zip(row[1:], mark[1:], strict=True)) + "</tr>" for row in table.rows)
     grid = (f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(table.caption)}"><table><thead><tr>{head}'
             f"</tr></thead><tbody>{body}</tbody></table></div>")

@@ -58,6 +58,8 @@ def silent(model):
     """
     from fpgan.model.model import Model
 
+    if not hasattr(model, "config"):
+        raise FpganError("this model has no networks whose fingerprint could be turned off; give --twin")
     if model.config.bit_coding != "plus_minus_one":
         raise FpganError("this model's bits are coded as 0 and 1, so its fingerprint cannot be turned off; give --twin")
     config = dataclasses.replace(model.config, fingerprint_strength=SILENT_STRENGTH)
