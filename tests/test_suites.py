@@ -67,7 +67,8 @@ def models(tmp_path_factory):
 def report(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     command = ["evaluate", "--model", str(models / "one"), "--against", str(models / "two"), "--suite", "all",
-               "--images", "24", "--registry-size", "1000", "--perturbations", "jpeg:90", "jpeg:50", "flip", "unmarker", "--out", str(out)]
+               "--images", "24", "--registry-size", "1000", "--out", str(out),
+               "--perturbations", "jpeg:90", "jpeg:50", "flip", "unmarker"]
     assert main(command) == 0
     return out, command
 

@@ -20,7 +20,7 @@ class Suite(NamedTuple):
 SUITES: dict[str, Suite] = {
     "robustness": Suite("Robustness", "How much of the fingerprint is read after an image has been through something?",
                         "robustness"),
-    "samples": Suite("Samples, and what the fingerprint looks like",
+    "samples": Suite("Samples and residuals",
                      "What do images look like, and where in them is the fingerprint?", "samples"),
     "fidelity": Suite("Fidelity", "What does the fingerprint cost, beside none and beside marks put on afterwards?",
                       "fidelity"),

@@ -60,7 +60,7 @@ def _distances(study: Study, features: str) -> Table:
         full_name = found["features"]
         kernel = found["kernel"]
         rows.append([name if name != "without fingerprint" else _twin_name(study), f"{found['frechet']:.4g}",
-                     f"{kernel['value']:.4g} +- {kernel['standard_error']:.2g}", f"{found['precision']:.3f}",
+                     f"{kernel['value']:.4g} \u00b1 {kernel['standard_error']:.2g}", f"{found['precision']:.3f}",
                      f"{found['recall']:.3f}", f"{found['images']:,}"])
         study.progress(f"fidelity over {features}", place + 1, len(makers))
     return Table(f"Distances to real images over features of {full_name}; they compare at equal features and counts alone. "

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from fpgan.evaluation.paper.blocks import Block, Charts, Picture, Section, Table, Text
 
-_NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e-?\d+)?( ?(%|dB))?( \(.*\))?|-|[\d.,]+ to [\d.,]+|[\d,]+ of [\d,]+|nowhere")
+_NUMBER = re.compile(r"[-+]?[\d.,]+(e-?\d+)?%?( \(.*\)| \xb1 .*)?|-|[\d.,]+ to [\d.,]+|[\d,]+ of [\d,]+|nowhere")
 _LONG = 26  # letters of a row's name that stay on one line
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2126; --soft: #5b6570; --rule: #dde2e7; --shade: #f4f6f8;
@@ -18,7 +18,7 @@ _STYLE = """
   --shade: #1c2228; --link: #74b7f5; --a: #5cb3f2; --b: #f2965a; --c: #4cc79c; --d: #e391c5; --good: #4cc79c22; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-body { margin: 0 auto; max-width: 71rem; padding: 1.5rem clamp(1rem, 4vw, 2.5rem) 4rem; background: var(--paper);
+body { margin: 0 auto; max-width: 74rem; padding: 1.5rem clamp(1rem, 4vw, 2.5rem) 4rem; background: var(--paper);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 0 0 .2rem; }
 header p, .question { color: var(--soft); margin: .2rem 0; max-width: 46rem; }
@@ -32,8 +32,8 @@ pre { background: var(--shade); padding: .6rem .8rem; border-radius: .4rem; whit
 figure, .table { margin: 1.4rem 0; } figcaption, summary { color: var(--soft); font-size: .92rem; text-align: left; }
 .caption { max-width: 46rem; color: var(--soft); font-size: .92rem; margin: 0; } figcaption { max-width: 46rem; }
 summary { cursor: pointer; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem 1.1rem .28rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--rule); vertical-align: bottom; }
 thead th { max-width: 10rem; } .n { text-align: right; } td.n { white-space: nowrap; }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); white-space: nowrap; }
