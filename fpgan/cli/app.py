@@ -33,6 +33,7 @@ COMMANDS = {
     "verify-certificate": "check a signed verdict, and compute it again",
     "perturb": "show what re-saving, cropping and other edits do to images",
     "evaluate": "measure image quality, bit accuracy and attribution",
+    "sweep": "train a config with fields varied, and compare",
     "plot": "draw the curves of training runs against images seen",
     "bench": "measure speed: images/s, compile time, FLOP/s",
     "demo": "issue, generate, decode and attribute, in two minutes",
