@@ -179,6 +179,6 @@ def _section(runs: Sequence[Run], rows: Sequence[dict | None], images: int) -> S
     head = ["run", "bits", "bit accuracy, PNG", "bit accuracy, JPEG 75", "capacity, bits", "PSNR of two fingerprints, dB",
             f"Frechet distance {features}".strip(), "diversity", "images seen", "training took"]
     return Section("sweep", "Sweep", "What does each field of the config do?", [
-        Text(f"Each run is the config with the fields named; {images:,} images measured each, one run and one seed. Capacity "
-             "is that of as many binary channels as there are bits, at the accuracy after PNG."),
+        Text(f"Each run is the config with the fields named; {images:,} images measured each, one run and one seed. "
+             "Capacity is that of as many binary channels as there are bits, at the accuracy after PNG."),
         Table("Runs", head, lines)])
