@@ -328,3 +328,14 @@ def test_files_of_somebody_else_are_left_alone(tmp_path):
     (tmp_path / "samples.jsonl").write_text("a note\n")
     with pytest.raises(FpganError, match="line 1 is none of"):
         study.read_lines(tmp_path / "samples.jsonl")
+
+
+def test_of_several_suites_one_that_cannot_be_run_says_so(tmp_path):
+    from fpgan.evaluation.paper.suites import run_suites
+
+    lost = Study(PaintedBits(), plan("png", count=24, data=str(tmp_path / "nowhere")))
+    sections = list(run_suites(lost, ["detection", "robustness"]))
+    assert [section.name for section in sections] == ["robustness", "detection"]
+    assert sections[1].blocks[0].kind == "skipped" and "there are no images" in sections[1].blocks[0].text
+    with pytest.raises(FpganError, match="there are no images"):
+        list(run_suites(lost, ["detection"]))

@@ -111,7 +111,7 @@ def _run_suites(args) -> int:
     plan = Plan(trial, args.batch_size, tuple(args.features.split(",")), args.data, _data_options(args),
                 tuple(args.negatives), tuple(args.perturbations))
     sections = run_named(args.model, args.suite, plan, against=args.against, twin=args.twin, out=args.out,
-                         command=_command(), progress=_progress())
+                         command=_command(), progress=_progress("parts"))
     print("\n".join(map(section_markdown, sections)))
     if args.out:
         print(f"written to {args.out}/{PAGE}")
@@ -131,13 +131,13 @@ def _command() -> str:
     return shlex.join(["fpgan", *sys.argv[1:]])
 
 
-def _progress():
-    """Returns progress(part, done, total): one line on the terminal for each part."""
+def _progress(unit: str = "images"):
+    """Returns progress(part, done, total): one line on the terminal for each part; counts of `unit`."""
     from fpgan.cli.terminal import progress_line
 
     lines = {}
 
     def show(part: str, done: int, total: int) -> None:
-        lines.setdefault(part, progress_line(part))(done, total)
+        lines.setdefault(part, progress_line(part, unit))(done, total)
 
     return show

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fpgan.errors import FpganError
 from fpgan.evaluation.paper import SUITES
-from fpgan.evaluation.paper.blocks import Picture, Section, section_markdown
+from fpgan.evaluation.paper.blocks import Picture, Section, Text, section_markdown
 from fpgan.evaluation.paper.page import page
 from fpgan.evaluation.paper.study import Journal, Plan, Progress, Study, identity
 from fpgan.io.files import locked, write_file
@@ -38,11 +38,20 @@ def run_suites(study: Study, names: Sequence[str]) -> Iterator[Section]:
       names: of SUITES.
 
     Yields:
-      The section of each.
+      The section of each. Of several suites one that cannot be run says so in its section.
+
+    Raises:
+      FpganError: there is no such suite, or the only one cannot be run.
     """
     functions = {name: function_of(name) for name in names}
     for name in (name for name in SUITES if name in functions):
-        yield Section(name, SUITES[name].title, SUITES[name].question, functions[name](study))
+        try:
+            blocks = functions[name](study)
+        except FpganError as error:
+            if len(functions) == 1:
+                raise
+            blocks = [Text(f"Not measured: {error}", "skipped")]
+        yield Section(name, SUITES[name].title, SUITES[name].question, blocks)
 
 
 def run_named(model_name: str, names: Sequence[str], plan: Plan, *, against: str | None = None, twin: str | None = None,
