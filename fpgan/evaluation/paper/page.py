@@ -58,8 +58,9 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; } 
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --rule: #ccc; --shade: #f4f4f4;
   --a: #0b6fb8; --b: #cc5a0a; --c: #0c8a63; --d: #b0478a; --good: #0c8a6322; } body { max-width: none; padding: 0;
   font-size: 10pt; } nav { display: none; } section { break-before: auto; } figure, tr, svg { break-inside: avoid; }
-  thead { display: table-header-group; } .scroll { overflow: visible; } details::details-content {
-  content-visibility: visible; block-size: auto; } .charts { grid-template-columns: repeat(3, 1fr); } }
+  .caption { break-after: avoid; } table { font-size: 8pt; } td.n { white-space: normal; }
+  thead { display: table-header-group; } .scroll { overflow: visible; } .charts { grid-template-columns: repeat(3, 1fr); }
+  details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
 
