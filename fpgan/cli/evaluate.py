@@ -59,6 +59,8 @@ def add_arguments(parser) -> None:
                         help="results of the paper, or all of them: " + ", ".join(SUITES) + " (or all)")
     parser.add_argument("--against", metavar="MODEL", help="suites: a second model, drawn beside the first")
     parser.add_argument("--twin", metavar="MODEL", help="suites: a model trained like it, without fingerprints")
+    parser.add_argument("--inception", metavar="FILE", default="",
+                        help="suite fidelity: weights of the 2015 Inception network, a PyTorch state dict, for the FID")
     parser.add_argument("--out", metavar="FILE",
                         help="write everything as JSON, with versions and command; perturbations as JSON lines; suites as a "
                              "report into this folder")
@@ -109,7 +111,7 @@ def _run_suites(args) -> int:
 
     trial = Trial(args.images, args.seed, args.registry_size, args.false_positive_rate)
     plan = Plan(trial, args.batch_size, tuple(args.features.split(",")), args.data, _data_options(args),
-                tuple(args.negatives), tuple(args.perturbations))
+                tuple(args.negatives), tuple(args.perturbations), args.inception)
     sections = run_named(args.model, args.suite, plan, against=args.against, twin=args.twin, out=args.out,
                          command=_command(), progress=_progress("parts"))
     print("\n".join(map(section_markdown, sections)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
 from fpgan.evaluation.distances import frechet_distance, kernel_distance, moments, precision_recall
 from fpgan.evaluation.features import open_extractor
+from fpgan.evaluation.inception import open_inception
 from fpgan.evaluation.paper.blocks import Block, Table, Text, accuracy, interval
 from fpgan.evaluation.paper.peers import PEERS, Peer
 from fpgan.evaluation.paper.sources import real_images, twin_images
@@ -21,6 +23,7 @@ ATTACKS = ("png", "jpeg:90", "jpeg:82", "jpeg:55", "webp:70", "blur:0.8", "noise
 _MOST_MARKED = 500  # images that a peer marks one by one
 _MOST_NEIGHBOURS = 5_000  # images up to which all distances between them are computed
 _LEAST = 20
+INCEPTION = "inception-2015"
 
 
 def fidelity(study: Study) -> list[Block]:
@@ -29,7 +32,7 @@ def fidelity(study: Study) -> list[Block]:
     if count < _LEAST:
         raise FpganError(f"{count} images say too little of a distance; expected {_LEAST} or more")
     blocks: list[Block] = []
-    for features in study.plan.features:
+    for features in (*study.plan.features, *([INCEPTION] if study.plan.inception else [])):
         blocks.append(_distances(study, features))
     return [*blocks, *_peers(study)]
 
@@ -41,9 +44,14 @@ def _distances(study: Study, features: str) -> Table:
         "without fingerprint": lambda: twin_images(study, study.plan.trial.count, 41)[0],
         "other real images": lambda: real_images(study, study.plan.trial.count, study.plan.trial.count)[0]}
     cache: dict[str, np.ndarray] = {}
+    is_fid = features == INCEPTION
+
+    @functools.cache
+    def opened():
+        return open_inception(study.plan.inception) if is_fid else open_extractor(features, study.model.resolution)
 
     def measure(make: Callable[[], np.ndarray]) -> dict:
-        extractor = open_extractor(features, study.model.resolution)
+        extractor = opened()
         if "real" not in cache:
             cache["real"] = extractor.extract(real_images(study, study.plan.trial.count)[0])
         return {"features": extractor.name} | compare(extractor.extract(make()), cache["real"], study.plan.trial.seed)
@@ -52,6 +60,8 @@ def _distances(study: Study, features: str) -> Table:
     for place, (name, make) in enumerate(makers.items()):
         settings = {"features": features, "data": study.plan.data, "data_options": study.plan.data_options,
                     "twin": identity(study.twin) if study.twin else None}
+        if is_fid:
+            settings |= {"weights": opened().source}
         try:
             found = study.measured("fidelity", f"{name}, {features}", lambda make=make: measure(make), **settings)
         except FpganError as error:
@@ -63,10 +73,9 @@ def _distances(study: Study, features: str) -> Table:
                      f"{kernel['value']:.4g} \u00b1 {kernel['standard_error']:.2g}", f"{found['precision']:.3f}",
                      f"{found['recall']:.3f}", f"{found['images']:,}"])
         study.progress(f"fidelity over {features}", place + 1, len(makers))
+    head = ["images", "FID" if is_fid else "Frechet distance", "kernel distance", "precision", "recall", "images of each"]
     return Table(f"Distances to real images over features of {full_name}; they compare at equal features and counts alone. "
-                 "Other real images show what is left of each without any model", ["images", "Frechet distance",
-                                                                               "kernel distance", "precision", "recall",
-                                                                               "images of each"], rows)
+                 "Other real images show what is left of each without any model", head, rows)
 
 
 def _twin_name(study: Study) -> str:

@@ -35,6 +35,7 @@ class Plan:
       data_options: further fields of the data part of a config.
       negatives: further images that are not the model's, see `data.sources.open_other`.
       perturbations: what to try instead of a suite's own list; () for that.
+      inception: a file with the weights of the 2015 Inception network, for the FID; "" for none.
     """
 
     trial: Trial = Trial()
@@ -44,6 +45,7 @@ class Plan:
     data_options: dict = field(default_factory=dict)
     negatives: tuple[str, ...] = ()
     perturbations: tuple[str, ...] = ()
+    inception: str = ""
 
 
 @dataclass
