@@ -25,7 +25,7 @@ from fpgan.networks.config import NetworkConfig
 from fpgan.perturbations.registry import expand
 from fpgan.perturbations.suites import SUITES as PERTURBATION_SUITES
 
-VOID = {"meta", "img", "line", "rect", "circle", "polyline", "polygon", "link", "br"}
+VOID = {"meta", "img", "link", "br"}
 
 
 class Page(HTMLParser):
