@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 WIDTH = 340  # in the drawing's own units; the page scales it
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 12, 30, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 12, 34, 36
 _HEIGHT, _GAP = 104, 26  # of a panel, and between two
 _NUMBERS = itertools.count()  # so that no two elements of a page share an id
 

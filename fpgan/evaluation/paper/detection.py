@@ -38,7 +38,7 @@ def detection(study: Study) -> list[Block]:
               for part, make in (("real or ours", lambda: _rival_detection(world, conditions)),
                                  ("users", lambda: _rival_attribution(world, conditions)))]
     blocks: list[Block] = [
-        Text(f"{ENROLLED:,} users are enrolled, {SAMPLED} of them make the images. It counts as fake, and as a user's, if "
+        Text(f"{ENROLLED:,} users are enrolled, {SAMPLED} of them make the images. One counts as fake, and as a user's, if "
              f"the verdict names somebody at a rate of {study.plan.trial.false_positive_rate:g} over all of them. The "
              "classifiers see half of the images in training, as they are, and are tested on the others. The one for users "
              "has to be trained anew for each further user, the decoder does not."),
@@ -202,5 +202,6 @@ def _calibration(study: Study, world: _World) -> Table:
     found = study.measured("detection", "calibration", make, **_settings(study))
     rows = [[f"1e{rate}", f"{found['pairs'] * 10.0**rate:,.5g}", f"{count:,}"]
             for rate, count in reversed(list(zip(_TAILS.tolist(), found["counts"], strict=True)))]
-    return Table(f"Do p-values hold? All {found['pairs']:,} pairs of a real image and an enrolled user",
+    return Table(f"Do p-values hold? All {found['pairs']:,} pairs of a real image and an enrolled user. Real images that "
+                 "are read alike fit the same users, so that counts scatter more than those of independent pairs",
                  ["p at most", "expected at most, on average", "counted"], rows)
