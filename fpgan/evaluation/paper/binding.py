@@ -39,8 +39,9 @@ def binding(study: Study) -> list[Block]:
     victims, tested = _size(study)
     return [
         Text(f"{victims} victims, {tested} pictures each. Attributed: to one of {trial.n_users:,} users at "
-             f"{trial.false_positive_rate:g}, by soft decisions. PSNR: what the attack does to the picture. A p-value speaks "
-             "of instances, not of people: who holds images of a victim may imitate the fingerprint, as these rows show."),
+             f"{trial.false_positive_rate:g}, by soft decisions. PSNR: what the attack does to the picture. A p-value "
+             "speaks of instances, not of people: who holds images of a victim may imitate the fingerprint, as these rows "
+             "show."),
         Table("Framing: a victim's fingerprint is estimated from images of theirs and put on another picture", head,
               [_framing_row(row) for row in rows]),
         Table("Taking off one's own: the mean difference to ten other instances is subtracted",
