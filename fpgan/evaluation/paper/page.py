@@ -35,7 +35,7 @@ summary { cursor: pointer; }
 table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--rule); vertical-align: bottom; }
-thead th { max-width: 10rem; } .n { text-align: right; } td.n { white-space: nowrap; }
+thead th { min-width: 4.5rem; max-width: 10rem; } .n { text-align: right; } td.n { white-space: nowrap; }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); white-space: nowrap; }
 tbody th.long { white-space: normal; min-width: 12rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17.5rem, 100%), 1fr)); gap: 1.1rem 1.4rem;

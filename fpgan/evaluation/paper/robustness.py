@@ -154,9 +154,9 @@ def _ranges(names: Sequence[str], rows: Sequence[Rows]) -> Table:
             continue
         tried = [x for x, _ in _points(curve, rows[0]) if x != curve.neutral]
         order = sorted(tried, reverse=curve.strengths[0] > curve.strengths[-1])
-        lines.append([curve.title, curve.x_label, f"{order[0]:g}" + (f" to {order[-1]:g}" if len(order) > 1 else ""),
-                      *(_range_text(working_range(curve, found)) for found in rows)])
-    head = ["perturbation", "strength", "tried", *(f"works, {name}" for name in names)]
+        looked = f"{order[0]:g}" + (f" to {order[-1]:g}" if len(order) > 1 else "")
+        lines.append([curve.title, *(_range_text(working_range(curve, found)) for found in rows), looked, curve.x_label])
+    head = ["perturbation", *(f"works, {name}" for name in names), "tried", "strength"]
     return Table(f"Working ranges: bit accuracy {WORKS:.0%} and more, interpolated between what was tried", head, lines)
 
 
