@@ -22,7 +22,7 @@ the results of the paper, as a report (report/index.html); the same command goes
 stopped:
 
   fpgan evaluate --model my-model --suite robustness samples fidelity --out report
-  fpgan evaluate --model my-model --suite robustness --against older-model --images 2000 --out report
+  fpgan evaluate --model my-model --suite robustness --against older-model --out report
   fpgan evaluate --model my-model --suite collusion --images 200
 
 Every image gets a fingerprint and a latent of its own, drawn from the seed. Accuracy and
@@ -47,7 +47,7 @@ def add_arguments(parser) -> None:
                              "them, as in robohash_cats[50000:]")
     parser.add_argument("--images", type=positive, default=1000, help="images of each kind (1000)")
     parser.add_argument("--features", default="pixels", metavar="NAME",
-                        help="of the distances: pixels (default), vgg16, alexnet, or NAME:LAYER@SIZE")
+                        help="of the distances: pixels (default), vgg16, alexnet, or NAME:LAYER@SIZE; suites take several, with commas")
     parser.add_argument("--registry-size", type=positive, default=1_000_000, help="registered users (1000000)")
     parser.add_argument("--false-positive-rate", "--fpr", type=float, default=1e-6, metavar="RATE",
                         help="over all users, per image (1e-6)")
@@ -56,7 +56,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--perturbations", nargs="+", default=[], metavar="SPEC",
                         help="measure only what is left after these, or suites of them (fpgan perturb --help)")
     parser.add_argument("--suite", nargs="+", default=[], metavar="NAME",
-                        help="results of the paper, or all of them: " + ", ".join(SUITES) + " (or all)")
+                        help="results of the paper, or all of them: " + ", ".join([*SUITES, "all"]))
     parser.add_argument("--against", metavar="MODEL", help="suites: a second model, drawn beside the first")
     parser.add_argument("--twin", metavar="MODEL", help="suites: a model trained like it, without fingerprints")
     parser.add_argument("--inception", metavar="FILE", default="",

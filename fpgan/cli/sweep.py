@@ -6,7 +6,8 @@ EXAMPLE = """\
 example: how many bits fit, and what each loss term does
 
   fpgan sweep --config configs/robohash32.py --workdir runs/capacity --vary capacity
-  fpgan sweep --config configs/robohash32.py --workdir runs/terms --vary ablations --set total_images=32000
+  fpgan sweep --config configs/robohash32.py --workdir runs/terms --vary ablations \\
+      --set total_images=32000
   fpgan sweep --config configs/smoke.py --workdir runs/sweep \\
       --vary network.fingerprint_bits=8,16,32 objective.consistency=0,10
 
