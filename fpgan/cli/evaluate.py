@@ -47,7 +47,8 @@ def add_arguments(parser) -> None:
                              "them, as in robohash_cats[50000:]")
     parser.add_argument("--images", type=positive, default=1000, help="images of each kind (1000)")
     parser.add_argument("--features", default="pixels", metavar="NAME",
-                        help="of the distances: pixels (default), vgg16, alexnet, or NAME:LAYER@SIZE; suites take several, with commas")
+                        help="of the distances: pixels (default), vgg16, alexnet, or NAME:LAYER@SIZE; suites take "
+                             "several, with commas")
     parser.add_argument("--registry-size", type=positive, default=1_000_000, help="registered users (1000000)")
     parser.add_argument("--false-positive-rate", "--fpr", type=float, default=1e-6, metavar="RATE",
                         help="over all users, per image (1e-6)")
