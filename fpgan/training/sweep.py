@@ -120,7 +120,8 @@ def train_and_measure(config_path: str, folder: Path, overrides: Sequence[str], 
     if int(state.step) < config.total_images // config.batch_size:
         raise Stopped(f"stopped at step {int(state.step):,}; the same command goes on")
     model = export(folder, folder / "model")
-    found = evaluate(model, open_source(config.data), Settings(images, config.seed, config.evaluation.features))
+    source = open_source(config.data, config.network.resolution)
+    found = evaluate(model, source, Settings(images, config.seed, config.evaluation.features))
     return {"bits": model.n_bits, "images_seen": int(state.step) * config.batch_size, "seconds": training_seconds(folder),
             **{name: found[name] for name in ("bit_accuracy", "capacity_bits", "frechet_distance")},
             "psnr_db": found["consistency"]["psnr_db"], "diversity": found["diversity"]["ratio"]}

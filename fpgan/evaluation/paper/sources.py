@@ -37,7 +37,7 @@ def real_images(study: Study, count: int, skip: int = 0) -> tuple[np.ndarray, st
 def open_real(study: Study):
     """Opens the plan's real images at the model's resolution."""
     plan = study.plan
-    return open_source(data_settings(plan.data, study.model.resolution) | plan.data_options)
+    return open_source(data_settings(plan.data) | plan.data_options, study.model.resolution)
 
 
 def other_images(study: Study, name: str, count: int) -> np.ndarray:
