@@ -339,3 +339,19 @@ def test_of_several_suites_one_that_cannot_be_run_says_so(tmp_path):
     assert sections[1].blocks[0].kind == "skipped" and "there are no images" in sections[1].blocks[0].text
     with pytest.raises(FpganError, match="there are no images"):
         list(run_suites(lost, ["detection"]))
+
+
+def test_images_without_a_fingerprint_are_the_twins_or_do_not_depend_on_it(models):
+    from fpgan.evaluation.paper.sources import silent, twin_images
+    from fpgan.model import load
+
+    images, name = twin_images(Study(PaintedBits(), plan(), twin=PaintedBits()), 3, 0)
+    assert images.shape == (3, 16, 16, 3) and name == "the twin (painted)"
+    with pytest.raises(FpganError, match="give --twin"):
+        silent(PaintedBits())
+    model = load(str(models / "one"))
+    off = silent(model)
+    bits = np.eye(2, 64, dtype=np.uint8).repeat(3, axis=0)
+    pairs = [one.generate(bits, [5, 6, 7] * 2).reshape(2, -1).astype(int) for one in (off, model)]
+    differ = [np.abs(pair[0] - pair[1]).max() for pair in pairs]
+    assert differ[0] <= 1 < differ[1]
