@@ -66,7 +66,7 @@ def _shown(study: Study, counts: list[int], rows: dict[str, list[dict]]) -> list
     lines = [[KINDS[kind], f"{row['trained_on']:,}", percent(share(row["right"], row["tested"])), f"{row['tested']:,}"]
              for kind, found in rows.items() for row in found]
     return [Text(f"Images without a fingerprint are of {who}. The classifier is a small convolutional network that also "
-                 "sees the high-pass of the image; 50% is chance, and the aim. Secrecy is not what security rests on here: "
-                 "that are the secret fingerprints."),
+                 "sees the high-pass of the image; 50% is chance, and the aim. Security does not rest on it here, but "
+                 "on fingerprints that nobody else knows."),
             Charts("Accuracy on images that it has not seen, with 95% intervals", [chart], legend),
             Table("Steganalysis by number of training images", head, lines)]
