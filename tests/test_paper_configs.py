@@ -29,7 +29,7 @@ def test_a_set_of_that_name_is_found_and_its_images_arrive(name, tmp_path, capsy
     folder = write(CONFIGS[name], tmp_path, 6)
     assert folder.is_relative_to(tmp_path / CONFIGS[name])
     config = load(ROOT / "configs" / f"{name}.py", [f"data.data_dir={tmp_path}", "data.take=6"])
-    source, side = open_source(config.data), config.network.resolution
+    source, side = open_source(config.data, config.network.resolution), config.network.resolution
     images = source.load_all()
     assert images.shape == (6, side, side, 3) and images.dtype == np.uint8 and images.std() > 20
     assert len(np.unique(images.reshape(6, -1), axis=0)) == 6

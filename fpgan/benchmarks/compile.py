@@ -290,8 +290,8 @@ def largest_batch(fits: Callable[[int], bool], unit: int, most: int = _LARGEST) 
 def lines(part: dict) -> list[str]:
     """Lays out what `bench_compile` returned, without a heading."""
     fitting = [row for row in part["rows"] if row["fits"]]
-    text = [f"compiled for {part['topology']} ({part['chips']} x {part['chip']}), not run: {part['device_batch']} images per"
-            " chip; per call and chip:",
+    text = [f"{part['config']}, compiled for {part['topology']} ({part['chips']} x {part['chip']}), not run: "
+            f"{part['device_batch']} images per chip; per call and chip:",
             f"{'program':<14}{'compile s':>10}{'GFLOP':>8}{'MB used':>9}{'from HBM':>9}{'unpadded':>9}{'temporary':>10}"
             f"{'peak MB':>8}{'of HBM':>7}  collectives MB", *(_compiler_line(row, part["memory"]) for row in fitting)]
     text += [f"{row['program']:<14} does not fit: {row['refusal']}" for row in part["rows"] if not row["fits"]]

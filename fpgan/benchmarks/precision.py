@@ -97,13 +97,13 @@ def _phases(model, config, settings) -> dict:
     network = model.config
     state = state_from_params(config, {**init_state(config).params, **model.params})
     side = network.resolution
-    images = np.asarray(model.generate(*_inputs(model, settings)))[:settings.device_batch]
-    images = np.resize(images, (settings.device_batch, side, side, network.channels))
+    images = np.asarray(model.generate(*_inputs(model, settings)))
+    images = np.resize(images, (2, settings.device_batch, side, side, network.channels))  # a batch for each of two steps
 
     def gradients(program, step):
         """A first step's gradients, up to a factor: the moments of Adam after it."""
         devices = jax.local_devices()[:1]
-        after, _ = program(replicate(state.replace(step=jnp.int32(step)), devices), images[None])
+        after, _ = program(replicate(state.replace(step=jnp.int32(step)), devices), images[step - 1][None])
         moments = unreplicate(after.optimizer)
         return {name: np.concatenate([x.ravel() for x in jax.tree.leaves(moments[name].mu)]) for name in moments}
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "verify-certificate": "check a signed verdict, and compute it again",
     "perturb": "show what re-saving, cropping and other edits do to images",
     "evaluate": "measure image quality, bit accuracy and attribution",
+    "sweep": "train a config with fields varied, and compare",
     "plot": "draw the curves of training runs against images seen",
     "bench": "measure speed: images/s, compile time, FLOP/s",
     "demo": "issue, generate, decode and attribute, in two minutes",
@@ -194,7 +195,8 @@ def _told_of_device(command: str, error: RuntimeError) -> str | None:
 
 def _refuse_empty(args: argparse.Namespace) -> None:
     """Refuses empty names of files, which a variable of the shell that is not set leaves behind."""
-    for name in ("out", "workdir", "registry", "key_file", "users", "config", "model", "path", "data_dir"):
+    for name in ("out", "workdir", "registry", "key_file", "users", "config", "model", "against", "twin", "path",
+                 "data_dir"):
         if getattr(args, name, None) == "":
             raise FpganError(f"--{name.replace('_', '-')} is empty; expected a name (is a variable of the shell not set?)")
 

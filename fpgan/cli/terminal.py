@@ -13,8 +13,8 @@ from fpgan.errors import printable
 _SHOWN = 5
 
 
-def progress_line(command: str) -> Callable[[int, int | None], None]:
-    """Returns progress(done, total or None), which rewrites a line on the terminal a few times a second."""
+def progress_line(command: str, unit: str = "images") -> Callable[[int, int | None], None]:
+    """Returns progress(done, total or None), which rewrites a line on the terminal every now and then; it counts `unit`."""
     start = last = time.monotonic()
 
     def show(done: int, total: int | None) -> None:
@@ -26,7 +26,7 @@ def progress_line(command: str) -> Callable[[int, int | None], None]:
         rate = done / max(now - start, 1e-3)
         left = f" of {total}, {(total - done) / max(rate, 1e-9):.0f} s left" if total else ""
         end = "\n" if done == total else ""
-        print(f"\r\033[K{command}: {done} images{left}, {rate:.1f}/s", end=end, file=sys.stderr, flush=True)
+        print(f"\r\033[K{command}: {done} {unit}{left}, {rate:.1f}/s", end=end, file=sys.stderr, flush=True)
 
     return show
 

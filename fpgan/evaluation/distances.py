@@ -128,6 +128,46 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, *, seed: int, blocks: int = 10
     return KernelDistance(float(values.mean()), float(error), len(values), size)
 
 
+class Manifolds(NamedTuple):
+    """How two sets of features cover each other.
+
+    Attributes:
+      precision: share of the generated vectors that lie among the real ones.
+      recall: share of the real vectors that lie among the generated ones.
+    """
+
+    precision: float
+    recall: float
+
+
+def precision_recall(generated: np.ndarray, real: np.ndarray, neighbours: int = 3) -> Manifolds:
+    """Computes improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2).
+
+    A vector lies among a set if it is within the ball of any of its vectors, which reaches to its k-th nearest neighbour.
+
+    Args:
+      generated, real: real [N, F] and [M, F], more than `neighbours` each. Both measures depend on N and M: compare at
+        equal counts.
+      neighbours: k.
+    """
+    generated, real = (_checked(x).astype(np.float64) for x in (generated, real))
+    if min(len(generated), len(real)) <= neighbours:
+        raise FpganError(f"{len(generated)} and {len(real)} images have no {neighbours} neighbours each; raise the count")
+    return Manifolds(_share_within(generated, real, neighbours), _share_within(real, generated, neighbours))
+
+
+def _share_within(vectors: np.ndarray, centres: np.ndarray, neighbours: int) -> float:
+    """The share of vectors that lie in the ball of any of the centres."""
+    radii = np.partition(_squared_distances(centres, centres), neighbours, axis=1)[:, neighbours]  # [M]; 0 is itself
+    return float(np.mean((_squared_distances(vectors, centres) <= radii).any(axis=1)))
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances [N, M], at least 0."""
+    squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :]  # [N, M]
+    return np.maximum(squares - 2 * a @ b.T, 0)
+
+
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a @ b.T / a.shape[1] + 1) ** 3  # [N, M]
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pickletools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -57,11 +57,12 @@ class Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Name:
-    """A name that the file may contain: what calling it does, or what it is a class of."""
+class Name:
+    """A name that the file may contain: what calling it does, what it is a class of, or which numbers a storage holds."""
 
     call: Callable | None = None
     instance: type | None = None
+    storage: str | None = None
 
 
 def brief(value) -> str:
@@ -73,9 +74,15 @@ def brief(value) -> str:
     return f"a {type(value).__name__.strip('_')}"
 
 
-def run(content) -> object:
-    """Runs the pickle's instructions; returns what is on top of the stack at the end."""
-    machine = _Machine()
+def run(content, names: Mapping[tuple[str, str], Name] | None = None, persistent: Callable | None = None) -> object:
+    """Runs the pickle's instructions; returns what is on top of the stack at the end.
+
+    Args:
+      content: the bytes, or a file, of which no more than the pickle is read.
+      names: what it may name; arrays and networks by default.
+      persistent: what a persistent id stands for; none is allowed without it.
+    """
+    machine = _Machine(_NAMES if names is None else names, persistent)
     for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
         if count > _MAX_INSTRUCTIONS:
             raise Refused(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
@@ -88,10 +95,11 @@ def run(content) -> object:
 
 
 class _Machine:
-    """The stack, the places marked in it, and the memo, where objects wait to be used again."""
+    """The stack, the places marked in it, the memo, where objects wait to be used again, and what may be named."""
 
-    def __init__(self):
+    def __init__(self, names: Mapping[tuple[str, str], Name], persistent: Callable | None):
         self.stack, self.marks, self.memo = [], [], {}
+        self.names, self.persistent = names, persistent
 
     def push(self, value) -> None:
         """Puts a value on top of the stack."""
@@ -149,15 +157,22 @@ def _find(machine: _Machine, module, name) -> None:
     """Pushes what an allowed name stands for."""
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("a name that is no string")
-    if (module, name) not in _NAMES:
+    if (module, name) not in machine.names:
         raise Refused(f"it asks for {printable(f'{module}.{name}'[:80])}; only NumPy arrays, plain containers and networks "
                       "of dnnlib.tflib.network are allowed")
-    machine.push(_NAMES[module, name])
+    machine.push(machine.names[module, name])
+
+
+def _push_persistent(machine: _Machine) -> None:
+    """Pushes what lies beside the pickle, such as the numbers of a tensor."""
+    if machine.persistent is None:
+        raise Refused("it contains the instruction BINPERSID, which networks do not need")
+    machine.push(machine.persistent(machine.pop()))
 
 
 def _reduce(machine: _Machine) -> None:
     name, arguments = machine.pop_many(2)
-    if not isinstance(name, _Name) or name.call is None or not isinstance(arguments, tuple):
+    if not isinstance(name, Name) or name.call is None or not isinstance(arguments, tuple):
         raise Refused(f"it calls {brief(name)}; only what rebuilds an array may be called")
     try:
         machine.push(name.call(*arguments))
@@ -167,7 +182,7 @@ def _reduce(machine: _Machine) -> None:
 
 def _new(machine: _Machine) -> None:
     name, arguments = machine.pop_many(2)
-    if not isinstance(name, _Name) or name.instance is not Network or arguments != ():
+    if not isinstance(name, Name) or name.instance is not Network or arguments != ():
         raise Refused(f"it makes an object of {brief(name)}; only networks may be made")
     machine.push(Network())
 
@@ -175,6 +190,8 @@ def _new(machine: _Machine) -> None:
 def _build(machine: _Machine) -> None:
     state = machine.pop()
     target = machine.stack[-1]
+    if type(target) is dict and machine.persistent is not None:
+        return  # attributes of a state dict, which say nothing of its tensors
     if type(target) not in _SETTERS:
         raise Refused(f"it sets the state of {brief(target)}")
     _SETTERS[type(target)](target, state)
@@ -196,7 +213,7 @@ def _set_element_type(target: _ElementType, state) -> None:
 
 
 def _empty_array(kind, shape, code) -> Array:
-    if not isinstance(kind, _Name) or kind.instance is not np.ndarray:
+    if not isinstance(kind, Name) or kind.instance is not np.ndarray:
         raise Refused(f"it makes an array of the class {brief(kind)}")
     return Array()
 
@@ -259,15 +276,15 @@ def _variables(network: str, listed) -> Iterator[tuple[str, np.ndarray]]:
 _SETTERS = {_ElementType: _set_element_type, Array: _set_array, Network: _set_network}
 
 _NAMES = {
-    ("dnnlib.tflib.network", "Network"): _Name(instance=Network),
-    ("numpy", "ndarray"): _Name(instance=np.ndarray),
-    ("numpy", "dtype"): _Name(call=_element_type),
+    ("dnnlib.tflib.network", "Network"): Name(instance=Network),
+    ("numpy", "ndarray"): Name(instance=np.ndarray),
+    ("numpy", "dtype"): Name(call=_element_type),
 }
 for _numpy in ("numpy.core", "numpy._core"):
     _NAMES |= {
-        (f"{_numpy}.multiarray", "_reconstruct"): _Name(call=_empty_array),
-        (f"{_numpy}.multiarray", "scalar"): _Name(call=_scalar),
-        (f"{_numpy}.numeric", "_frombuffer"): _Name(call=_array_from_buffer),
+        (f"{_numpy}.multiarray", "_reconstruct"): Name(call=_empty_array),
+        (f"{_numpy}.multiarray", "scalar"): Name(call=_scalar),
+        (f"{_numpy}.numeric", "_frombuffer"): Name(call=_array_from_buffer),
     }
 
 _INSTRUCTIONS: dict[str, Callable[[_Machine, object], None]] = {
@@ -291,6 +308,7 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, object], None]] = {
     "STACK_GLOBAL": lambda m, _: _find(m, *m.pop_many(2)),
     "INST": lambda m, argument: _find(m, *argument.split(" ", 1)),  # refused by name unless allowed, and then useless
     "REDUCE": lambda m, _: _reduce(m),
+    "BINPERSID": lambda m, _: _push_persistent(m),
     "NEWOBJ": lambda m, _: _new(m),
     "BUILD": lambda m, _: _build(m),
 }
