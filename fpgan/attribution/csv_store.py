@@ -90,7 +90,7 @@ class CsvStore:
 
 
 def is_registry(path: str | os.PathLike) -> bool:
-    """Whether a file begins as a registry does: with the header user,fingerprint, in any form that `read` takes."""
+    """Returns whether a file begins as a registry does: with the header user,fingerprint, in any form that `read` takes."""
     try:
         with open_regular(path) as file:
             head = file.read(160)

@@ -54,7 +54,7 @@ def telling(path: str | os.PathLike, *more: type[Exception]) -> Iterator[None]:
 
 
 def is_sqlite(path: str | os.PathLike) -> bool:
-    """Whether a file begins as an SQLite file does."""
+    """Returns whether a file begins as an SQLite file does."""
     try:
         with open_regular(path) as file:
             return file.read(len(_MAGIC)) == _MAGIC

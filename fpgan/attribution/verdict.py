@@ -138,7 +138,8 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
 
 
 def evenness(logits) -> np.ndarray:
-    """How alike the magnitudes of an image's logits are: their mean over their root mean square, [..., n_bits] -> [...].
+    """Computes how alike the magnitudes of an image's logits are: their mean over their root mean square, [..., n_bits] ->
+    [...].
 
     A fingerprinted image gives logits of two values, +a and -a, and so nearly 1. Another image gives a bell curve around 0,
     and so nearly sqrt(2/pi) = 0.80, however large its logits are: sharp edges make them large as well.

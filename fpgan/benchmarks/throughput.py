@@ -146,7 +146,7 @@ def count_traces(network: NetworkConfig, params: dict, settings: Settings) -> di
 
 def grouped_modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *, demodulate: bool = True,
                            up: bool = False) -> jax.Array:
-    """The modulated convolution as StyleGAN2 wrote it: a kernel per sample, as one convolution with N groups.
+    """Computes the modulated convolution as StyleGAN2 wrote it: a kernel per sample, as one convolution with N groups.
 
     The same function of the same arguments as fpgan.networks.layers.modulated_conv, to compare it with.
     """
@@ -166,7 +166,7 @@ def grouped_modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *,
 
 @contextlib.contextmanager
 def grouped_convolutions() -> Iterator[None]:
-    """Within it, generators are traced with grouped_modulated_conv; for the comparison alone."""
+    """Sees to it that, within the block, generators are traced with grouped_modulated_conv; for the comparison alone."""
     shared = layers.modulated_conv
     layers.modulated_conv = grouped_modulated_conv
     try:

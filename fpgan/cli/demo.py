@@ -148,7 +148,7 @@ def write_images_not_ours(folder: Path, resolution: int) -> int:
 
 
 def summarise(rows: list[Row], folder: Path) -> list[str]:
-    """The demo's table: one line per origin, with how many of its images were attributed, and to whom.
+    """Returns the demo's table: one line per origin, with how many of its images were attributed, and to whom.
 
     Args:
       rows: a row per image, with its verdict.
@@ -173,7 +173,7 @@ def summarise(rows: list[Row], folder: Path) -> list[str]:
 
 
 def origin(path: Path) -> str:
-    """Where an image of the demo comes from: a user's name, "photos" or "training images"."""
+    """Says where an image of the demo comes from: a user's name, "photos" or "training images"."""
     if path.parts[0] == "images":
         return path.parts[1]
     return "photos" if path.name.startswith("photo") else "training images"

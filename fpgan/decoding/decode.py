@@ -72,7 +72,9 @@ class DecodeJob:
         return self.rows_of(contents_of(sources))
 
     def rows_of(self, contents: Iterable[tuple[str, str | bytes | FpganError]]) -> Iterator[Row]:
-        """As `rows`, of images as they come: names with paths, with the bytes of image files, or with errors."""
+        """Yields rows as `rows` does, of images as they come: names with paths, with the bytes of image files, or with
+        errors.
+        """
         rows = decode_contents(self.model, contents, batch_size=self.batch_size, workers=self.workers, search=self.search,
                                hashed=self.hashed)
         if self.pool is not None:
@@ -137,13 +139,15 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
 
 def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
                    search: str | None = None, hashed: bool = False) -> Iterator[Row]:
-    """As `decode_files`, of images that `image_sources` has found; `hashed` as in DecodeJob."""
+    """Decodes as `decode_files` does, of images that `image_sources` has found; `hashed` as in DecodeJob."""
     return decode_contents(model, contents_of(sources), batch_size=batch_size, workers=workers, search=search, hashed=hashed)
 
 
 def decode_contents(model, contents: Iterable[tuple[str, str | bytes | FpganError]], *, batch_size: int = 64,
                     workers: int = 8, search: str | None = None, hashed: bool = False) -> Iterator[Row]:
-    """As `decode_sources`, of images as they come: names with paths, with the bytes of image files, or with errors."""
+    """Decodes as `decode_sources` does, of images as they come: names with paths, with the bytes of image files, or with
+    errors.
+    """
     search = search_of(model, search)
     check_batch_size(batch_size, model.resolution)
     devices = len(local_devices())

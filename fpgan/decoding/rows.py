@@ -61,7 +61,9 @@ class Row:
         return float(evenness(self.logits))
 
     def columns(self, with_verdict: bool) -> dict:
-        """The row as plain values, None where nothing is known; `others`, further users who fit as well, as a JSON list."""
+        """Returns the row as plain values, None where nothing is known; `others`, further users who fit as well, as a JSON
+        list.
+        """
         known, verdict = self.logits is not None, self.verdict
         others = verdict and verdict.users[1:] or None
         whose = {"verdict": verdict and str(verdict.kind), "user": verdict and verdict.user,

@@ -32,7 +32,9 @@ _ABOUT = "_fpgan"
 
 
 def is_folder(out: str | os.PathLike | None) -> bool:
-    """Whether rows shall go into a folder: one that exists, or a name that ends in / or has no ending such as .csv."""
+    """Returns whether rows shall go into a folder: one that exists, or a name that ends in / or has no ending such as
+    .csv.
+    """
     return out is not None and (os.path.isdir(out) or not os.path.basename(out) or not os.path.splitext(out)[1])
 
 

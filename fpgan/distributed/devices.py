@@ -32,7 +32,7 @@ def unreplicate(tree):
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes logs, pictures and the config."""
+    """Returns whether this process is the one that writes logs, pictures and the config."""
     return jax.process_index() == 0
 
 

@@ -15,7 +15,7 @@ class StopFlag:
                           for number, handler in ((signal.SIGTERM, self._note), (signal.SIGINT, self._interrupt))}
 
     def agreed(self, step: int) -> bool:
-        """Whether to stop after this step; asked at every step.
+        """Returns whether to stop after this step; asked at every step.
 
         One process stops at once. Several agree on the first step that none of them has begun, wherever the signal came;
         this needs no device, so nobody waits for one.

@@ -203,7 +203,7 @@ def remove_leftovers(claims: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def shard_name(number: int, total: int) -> str:
-    """The name of a shard of `total`: "00003-of-00010"; in alphabetical order up to 10^5 shards."""
+    """Returns the name of a shard of `total`: "00003-of-00010"; in alphabetical order up to 10^5 shards."""
     return f"{number:05d}-of-{total:05d}"
 
 

@@ -74,13 +74,15 @@ class Run(NamedTuple):
     scalars: dict[str, np.ndarray]
 
     def curve(self, metric: str, x: str = "images") -> tuple[np.ndarray, np.ndarray]:
-        """The places and values of one metric, [k] each, without the records that lack it."""
+        """Returns the places and values of one metric, [k] each, without the records that lack it."""
         values = self.scalars.get(metric, np.zeros(0))
         there = np.isfinite(values)
         return self.x[x][:len(values)][there], values[there]
 
     def pieces(self, metric: str) -> list[slice]:
-        """The parts of a curve between which the metric was not recorded for long, as of a loss that was switched off."""
+        """Computes the parts of a curve between which the metric was not recorded for long, as of a loss that was switched
+        off.
+        """
         steps = np.diff(np.flatnonzero(np.isfinite(self.scalars[metric])))
         ends = np.flatnonzero(steps > _GAP * np.median(steps)) + 1 if len(steps) else np.zeros(0, int)
         return [slice(a, b) for a, b in zip([0, *ends], [*ends, None], strict=True)]
@@ -160,7 +162,7 @@ def read_run(path: str | os.PathLike, name: str = "") -> Run:
 
 
 def choose_metrics(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
-    """The metrics that names and patterns stand for, in their order.
+    """Returns the metrics that names and patterns stand for, in their order.
 
     Raises:
       FpganError: one that no run has.
@@ -180,7 +182,7 @@ def choose_metrics(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
 
 
 def table(runs: Sequence[Run], metrics: Sequence[str], x: str = "images") -> str:
-    """The last value of every metric, a line per run."""
+    """Returns the last value of every metric, a line per run."""
     rows = [["run", x, *metrics]]
     for run in runs:
         last = [run.curve(metric, x)[1] for metric in metrics]
@@ -190,7 +192,7 @@ def table(runs: Sequence[Run], metrics: Sequence[str], x: str = "images") -> str
 
 
 def smoothed(x: np.ndarray, values: np.ndarray, half_life: float) -> np.ndarray:
-    """The exponential moving average [K] of values at uneven places x, without a bias towards the start.
+    """Computes the exponential moving average [K] of values at uneven places x, without a bias towards the start.
 
     A record counts half as much as one that is half_life further on.
     """
@@ -247,7 +249,7 @@ def draw(runs: Sequence[Run], metrics: Sequence[str], *, form: str = "png", x: s
 
 
 def panel_label(metric: str) -> str:
-    """What a metric is, in words: the label of the panel in which it is drawn."""
+    """Returns what a metric is, in words: the label of the panel in which it is drawn."""
     if metric.startswith("eval_frechet_"):
         base, _, rest = metric.removeprefix("eval_frechet_").partition("_")
         layer, _, size = rest.rpartition("_")

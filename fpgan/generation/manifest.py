@@ -92,28 +92,28 @@ class Settings:
         return -(-self.total // self.shard_size)
 
     def samples(self, shard: int) -> range:
-        """The numbers of a shard's images."""
+        """Returns the numbers of a shard's images."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.total))
 
     def manifest_file(self, shard: int) -> str:
-        """Path of a shard's manifest, relative to the folder."""
+        """Returns the path of a shard's manifest, relative to the folder."""
         return f"{MANIFEST}/{shard_name(shard, self.shards)}.jsonl"
 
     def journal_file(self, shard: int) -> str:
-        """Path of the journal of a shard that is being made."""
+        """Returns the path of the journal of a shard that is being made."""
         return f"{MANIFEST}/.{shard_name(shard, self.shards)}.journal"
 
     def record_file(self, shard: int) -> str:
-        """Path of the array_record file of a shard."""
+        """Returns the path of the array_record file of a shard."""
         return f"images-{shard_name(shard, self.shards)}.array_record"
 
     def image_file(self, i: int, label: str) -> str:
-        """Path of the file with image i, whose instance is called `label`."""
+        """Returns the path of the file with image i, whose instance is called `label`."""
         width = max(6, len(str(self.per_user - 1)))
         return f"{folder_name(label)}/{i % self.per_user:0{width}d}.{self.encoding}"
 
     def line(self, i: int, user: str | None, fingerprint: str, sha256: str) -> bytes:
-        """The manifest's line for image i.
+        """Returns the manifest's line for image i.
 
         Args:
           i: number of the image.
@@ -130,7 +130,7 @@ class Settings:
         return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
     def to_dict(self) -> dict:
-        """The content of settings.json."""
+        """Returns the content of settings.json."""
         return {"fpgan_sample_set": _FORMAT} | dataclasses.asdict(self)
 
 
@@ -267,7 +267,7 @@ def of_other_instances(before: dict | None, entry: dict | None) -> bool:
 
 
 def finished_shards(folder: str | os.PathLike, settings: Settings) -> set[int]:
-    """The shards that have a manifest, and, if their images are in one file, this file."""
+    """Returns the shards that have a manifest, and, if their images are in one file, this file."""
     places = [(MANIFEST, settings.manifest_file)]
     if settings.container == "array_record":
         places.append((".", settings.record_file))

@@ -43,7 +43,7 @@ class Shard:
             remove_temporaries(self._files_to_replace())
 
     def batches(self, at_once: int = 1) -> Iterator[range]:
-        """The batches that are to be made, so many at once; they begin where those of an uninterrupted run do."""
+        """Returns the batches that are to be made, so many at once; they begin where those of an uninterrupted run do."""
         size = self.what.settings.batch_size * at_once
         for start in range(self.next, self.samples.stop, size):
             yield range(start, min(start + size, self.samples.stop))

@@ -81,7 +81,7 @@ def compiled_programs() -> Iterator[Path | None]:
 
 
 def has_seen(digest: str) -> bool:
-    """Whether `remember` was called with this digest before, and the cache still knows."""
+    """Returns whether `remember` was called with this digest before, and the cache still knows."""
     folder = cache_folder()
     return folder is not None and (folder / "seen" / digest).exists()
 

@@ -179,7 +179,9 @@ def create_file(path: str | os.PathLike, data: bytes, private: bool = False) -> 
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder is named as those that operating systems leave everywhere, and that nobody has put there."""
+    """Returns whether a file or folder is named as those that operating systems leave everywhere, and that nobody has put
+    there.
+    """
     return name.lower() in _SYSTEM_FILES or name.startswith(("._", ".nfs", ".Trash-", ".fuse_hidden"))
 
 
@@ -195,7 +197,7 @@ def remove_temporaries(paths: Iterable[Path]) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file has the name of one that is just being written, or was when its process was killed."""
+    """Returns whether a file has the name of one that is just being written, or was when its process was killed."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

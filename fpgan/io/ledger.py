@@ -85,7 +85,7 @@ def inclusion_path(read: ReadTile, place: int, size: int) -> list[bytes]:
 
 
 def is_included(leaf: bytes, place: int, size: int, path: Iterable[bytes], root_hash: bytes) -> bool:
-    """Whether a path proves that leaf `place` is this hash in the tree with this root (RFC 9162, 2.1.3.2)."""
+    """Returns whether a path proves that leaf `place` is this hash in the tree with this root (RFC 9162, 2.1.3.2)."""
     if not 0 <= place < size:
         return False
     position, last, found = place, size - 1, leaf
@@ -119,7 +119,7 @@ def consistency_path(read: ReadTile, old: int, size: int) -> list[bytes]:
 
 
 def is_consistent(old: int, old_root: bytes, size: int, root_hash: bytes, path: Sequence[bytes]) -> bool:
-    """Whether a path proves that the log with the old root is the beginning of the other (RFC 9162, 2.1.4.2)."""
+    """Returns whether a path proves that the log with the old root is the beginning of the other (RFC 9162, 2.1.4.2)."""
     if old == size:
         return not path and old_root == root_hash
     if not 0 < old < size:

@@ -179,7 +179,9 @@ def read_member(archive: zipfile.ZipFile, number: int) -> bytes:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder that it lies in is hidden, or left by an operating system; `name` has / between folders."""
+    """Returns whether a file or a folder that it lies in is hidden, or left by an operating system; `name` has / between
+    folders.
+    """
     return any(part.startswith(".") or is_system_file(part) for part in name.split("/"))
 
 

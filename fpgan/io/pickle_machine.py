@@ -66,7 +66,7 @@ class Name:
 
 
 def brief(value) -> str:
-    """A short description of a value from the file on one line; big or nested values by their type alone."""
+    """Returns a short description of a value from the file on one line; big or nested values by their type alone."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return printable(repr(value)[:80])
     if isinstance(value, (tuple, list, dict)):

@@ -30,7 +30,7 @@ def table_writer(stream: IO[str], format: str, columns: Iterable[str]) -> Callab
 
 
 def format_of(path: str | os.PathLike | None, format: str | None) -> str:
-    """The format to write: the given one, else by the ending of the path, else CSV on standard output.
+    """Returns the format to write: the given one, else by the ending of the path, else CSV on standard output.
 
     Raises:
       FpganError: neither says it, or it needs a package that is not installed.

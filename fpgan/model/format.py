@@ -48,7 +48,7 @@ _FILES = ("model.safetensors", "config.json", "discriminator.safetensors", "alig
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
-    """The directory of a shipped model's name, or of a path; raises FpganError if there is none."""
+    """Returns the directory of a shipped model's name, or of a path; raises FpganError if there is none."""
     path = Path(name_or_path)
     if not path.is_dir() and os.sep not in str(name_or_path):
         path = SHIPPED / str(name_or_path)
@@ -71,7 +71,7 @@ def record(name_or_path: str | os.PathLike, fields: dict) -> None:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that ship inside the package."""
+    """Returns names of the models that ship inside the package."""
     return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
 
 
@@ -290,7 +290,7 @@ def _check_arrays(path: Path, arrays: dict, expected: dict[str, tuple[int, ...]]
 
 @functools.cache
 def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
+    """Returns the shape of every array of these networks, by its name, such as "generator/synthesis/b8/conv/weight"."""
     shapes = parameters.param_shapes(config, networks)
     return {name: array.shape for name, array in flatten_dict(shapes, sep="/").items()}
 

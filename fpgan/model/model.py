@@ -123,7 +123,7 @@ class Model:
 
     def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None, batch_size: int = 16,
                        devices: int | None = None, exact: bool = False) -> np.ndarray:
-        """As generate, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
+        """Generates as `generate` does, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
         inputs = {"fingerprints": bits, "seeds": check_seeds(seeds)}
         if labels is not None:

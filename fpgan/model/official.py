@@ -225,7 +225,7 @@ def translate(network: str, arrays: dict[str, np.ndarray], config: NetworkConfig
 
 
 def official_name(name: str, resolution: int) -> str:
-    """The authors' name of an array.
+    """Returns the authors' name of an array.
 
     Args:
       name: fpgan's, such as "generator/synthesis/b8/conv_up/weight", which gives "synthesis/8x8/Conv0_up/weight".

@@ -19,7 +19,7 @@ SMALLEST = 16  # batch of the generator's programs: with at least so many images
 
 
 def generate_fn(config: NetworkConfig) -> Callable:
-    """The generator as a pure function of parameters, bits and seeds.
+    """Returns the generator as a pure function of parameters, bits and seeds.
 
     Args:
       config: the architecture.
@@ -50,7 +50,9 @@ def draw_latent(size: int, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def decode_fn(config: NetworkConfig) -> Callable:
-    """The decoder as a pure function: f(params, images float32 [B, R, R, channels] in [-1, 1]) -> logits float32 [B, n]."""
+    """Returns the decoder as a pure function: f(params, images float32 [B, R, R, channels] in [-1, 1]) -> logits float32
+    [B, n].
+    """
     return lambda params, images: Decoder(config).apply({"params": params}, images)[0]
 
 

@@ -122,18 +122,18 @@ class NetworkConfig:
         return 2 * len(self.resolutions)
 
     def width(self, resolution: int, network: str = "generator") -> int:
-        """Number of feature maps at a resolution in one of the networks."""
+        """Computes the number of feature maps at a resolution in one of the networks."""
         prefix = "" if network == "generator" else network + "_"
         base = getattr(self, prefix + "channel_base") or self.channel_base
         most = getattr(self, prefix + "channel_max") or self.channel_max
         return max(1, min(int(base / (resolution / 2)), most))
 
     def modulated(self, resolution: int) -> bool:
-        """Whether the fingerprint modulates the convolutions at a resolution."""
+        """Returns whether the fingerprint modulates the convolutions at a resolution."""
         return self.modulated_min <= resolution <= (self.modulated_max or self.resolution)
 
     def to_dict(self) -> dict:
-        """The fields as a plain dict, fit for JSON."""
+        """Returns the fields as a plain dict, fit for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -35,7 +35,8 @@ class Correlation(nn.Module):
 
 
 def laplacian_pyramid(images: jax.Array, levels: int) -> jax.Array:
-    """The details of images, from fine to coarse: what each low-pass filter takes away, at half the size of the one before.
+    """Computes the details of images, from fine to coarse: what each low-pass filter takes away, at half the size of the
+    one before.
 
     Args:
       images: [N, R, R, C].
@@ -85,7 +86,7 @@ class Decoder(nn.Module):
         return logits, latents
 
     def features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the logits are linear in: the trunk's output [N, F], and the image's details [N, D] (or D = 0)."""
+        """Computes what the logits are linear in: the trunk's output [N, F], and the image's details [N, D] (or D = 0)."""
         c, n = self.config, images.shape[0]
         if not c.decoder_linear:
             return self.trunk(images), jnp.zeros((n, 0))

@@ -120,6 +120,6 @@ class Generator(nn.Module):
         return self.synthesis(latents, self.styles(fingerprints, labels), noise_keys)
 
     def styles(self, fingerprints, labels=None) -> jax.Array:
-        """The style of every layer, [N, num_layers, style_size]: the same vector, repeated."""
+        """Computes the style of every layer, [N, num_layers, style_size]: the same vector, repeated."""
         style = self.mapping(fingerprints, labels)
         return jnp.repeat(style[:, None], self.config.num_layers, axis=1)

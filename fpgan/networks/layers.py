@@ -15,12 +15,12 @@ from fpgan.networks.resampling import conv_down, conv_up
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (StyleGAN2)."""
+    """Applies a leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (StyleGAN2)."""
     return nn.leaky_relu(x, 0.2) * jnp.asarray(math.sqrt(2), x.dtype)
 
 
 def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution (cross-correlation) of stride 1 that keeps height and width.
+    """Convolves (cross-correlation) with stride 1 that keeps height and width.
 
     Args:
       x: [N, H, W, I].
@@ -34,7 +34,7 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *, demodulate: bool = True,
                    up: bool = False) -> jax.Array:
-    """Convolution whose kernel is scaled per sample and input channel (Karras et al. 2020, section 2.2).
+    """Computes a convolution whose kernel is scaled per sample and input channel (Karras et al. 2020, section 2.2).
 
     The input channels are scaled by the style, the whole batch is convolved with the one shared kernel, and the output
     channels are scaled by the demodulation factor: the same function as a kernel per sample, as one dense convolution.
@@ -90,7 +90,7 @@ class Scaled(nn.Module):
     lr_multiplier: float = 1.0
 
     def weight(self, shape: tuple[int, ...], name: str = "weight") -> jax.Array:
-        """The run-time weight: stored * lr_multiplier / sqrt(fan_in), fan_in = product of all but the last axis."""
+        """Returns the run-time weight: stored * lr_multiplier / sqrt(fan_in), fan_in = product of all but the last axis."""
         if self.has_variable("params", name):  # Flax would trace the initialiser, to compare shapes
             stored = self.get_variable("params", name)
         else:
@@ -98,7 +98,7 @@ class Scaled(nn.Module):
         return stored * (self.lr_multiplier / math.sqrt(math.prod(shape[:-1])))
 
     def bias(self, size: int, name: str = "bias") -> jax.Array:
-        """The run-time bias, starting at 0."""
+        """Returns the run-time bias, starting at 0."""
         return self.param(name, nn.initializers.zeros, (size,)) * self.lr_multiplier
 
 
@@ -168,7 +168,9 @@ class StyledConv(Scaled):
         return x if self.linear else leaky_relu(x)
 
     def noise_map(self, shape: tuple[int, ...], noise_keys: jax.Array | None) -> jax.Array:
-        """What is added to [N, H, W, C]: noise of one channel times its learned strength, or a learned map [H, W, C]."""
+        """Returns what is added to [N, H, W, C]: noise of one channel times its learned strength, or a learned map [H, W,
+        C].
+        """
         if self.noise == "learned":
             return self.param("noise_map", nn.initializers.normal(0.1), shape[1:])
         strength = self.param("noise_strength", nn.initializers.zeros, ())

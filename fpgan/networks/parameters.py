@@ -14,7 +14,7 @@ NETWORKS = ("generator", "decoder", "discriminator")
 
 
 def init_params(config: NetworkConfig, key: jax.Array, networks: tuple[str, ...] = NETWORKS) -> dict:
-    """Random parameters, N(0, 1) before the equalised learning rate's scaling; biases and noise strengths start at 0.
+    """Draws random parameters, N(0, 1) before the equalised learning rate's scaling; biases and noise strengths start at 0.
 
     Args:
       config: the architecture.
@@ -37,6 +37,6 @@ def init_params(config: NetworkConfig, key: jax.Array, networks: tuple[str, ...]
 
 
 def param_shapes(config: NetworkConfig, networks: tuple[str, ...] = NETWORKS) -> dict:
-    """The same nested dicts with a jax.ShapeDtypeStruct for every array; nothing is computed."""
+    """Returns the same nested dicts with a jax.ShapeDtypeStruct for every array; nothing is computed."""
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     return jax.eval_shape(functools.partial(init_params, config, networks=networks), key)

@@ -18,7 +18,7 @@ _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 @jax.custom_vjp
 def transposed_conv(small: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution of stride 2: zero insertion, then full correlation with the kernel.
+    """Computes the transposed convolution of stride 2: zero insertion, then full correlation with the kernel.
 
     Args:
       small: [N, H, W, I].
@@ -34,7 +34,7 @@ def transposed_conv(small: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def strided_conv(large: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution (correlation) of stride 2 without padding.
+    """Computes the convolution (correlation) of stride 2 without padding.
 
     Args:
       large: [N, H, W, I].
@@ -48,7 +48,7 @@ def strided_conv(large: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def kernel_gradient(large: jax.Array, small: jax.Array) -> jax.Array:
-    """Gradient of sum(strided_conv(large, kernel) * small) to the kernel.
+    """Computes the gradient of sum(strided_conv(large, kernel) * small) to the kernel.
 
     Args:
       large: [N, 2H + k - 2, 2W + k - 2, I].
@@ -123,7 +123,8 @@ def blur(x: jax.Array) -> jax.Array:
 
 
 def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 convolution that doubles height and width: transposed convolution of stride 2, then the low-pass filter.
+    """Computes a 3x3 convolution that doubles height and width: transposed convolution of stride 2, then the low-pass
+    filter.
 
     Args:
       x: [N, H, W, I].
@@ -136,7 +137,7 @@ def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution that halves height and width: the low-pass filter first, then stride 2 without padding.
+    """Computes a convolution that halves height and width: the low-pass filter first, then stride 2 without padding.
 
     Args:
       x: [N, H, W, I], H and W even.

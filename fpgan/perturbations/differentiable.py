@@ -129,7 +129,7 @@ def noise(image: jax.Array, sigma: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def blur_matrix(size: int, sigma: jax.Array) -> jax.Array:
-    """Gaussian blur along one axis as a matrix [size, size], borders repeated; sigma in pixels, 0 for none."""
+    """Returns the Gaussian blur along one axis as a matrix [size, size], borders repeated; sigma in pixels, 0 for none."""
     reach = jnp.arange(-size, 2 * size)  # pixels, with as many beyond either border
     distance = jnp.arange(size)[:, None] - reach[None, :]
     weights = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(sigma, 1e-3)))
@@ -140,7 +140,7 @@ def blur_matrix(size: int, sigma: jax.Array) -> jax.Array:
 
 
 def resize_matrix(size: int, fraction: jax.Array) -> jax.Array:
-    """Bicubic resizing to round(fraction * size) pixels and back along one axis, as a matrix [size, size].
+    """Returns bicubic resizing to round(fraction * size) pixels and back along one axis, as a matrix [size, size].
 
     Args:
       size: pixels.

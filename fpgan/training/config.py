@@ -36,7 +36,7 @@ _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images":
 
 
 def default() -> ml_collections.ConfigDict:
-    """The paper's setting at 128 x 128; the files in configs/ state what differs."""
+    """Returns the paper's setting at 128 x 128; the files in configs/ state what differs."""
     return ml_collections.ConfigDict(dict(
         name="fpgan",
         seed=0,

@@ -93,7 +93,7 @@ def _open_board(workdir: str | os.PathLike, start: int):
 
 
 def progress_line(record: dict, last: int, batch_size: int) -> str:
-    """One line for people: share done, images seen, images/s, losses, bit accuracy, time left."""
+    """Returns one line for people: share done, images seen, images/s, losses, bit accuracy, time left."""
     rate = record["images_per_second"]
     left = "-" if not rate else duration((last - record["step"]) * batch_size / rate)
     shown = "  ".join(f"{label} {record[name]:.3f}" for name, label in _SHOWN.items() if name in record)

@@ -161,7 +161,9 @@ def loop(run: Run, every, stop: StopFlag) -> None:
 
 
 def due(every: int, done: int, end: bool) -> bool:
-    """Whether something that happens every so many steps (0: never), and in the end, is to happen after `done` steps."""
+    """Returns whether something that happens every so many steps (0: never), and in the end, is to happen after `done`
+    steps.
+    """
     return every > 0 and (end or done % every == 0)
 
 

@@ -18,22 +18,22 @@ from fpgan.networks.resampling import blur
 
 
 def generator_adversarial(fake_scores: jax.Array) -> jax.Array:
-    """Non-saturating loss of the generator: softplus(-D(G(z, c))). [N] -> [N]."""
+    """Computes the non-saturating loss of the generator: softplus(-D(G(z, c))). [N] -> [N]."""
     return jax.nn.softplus(-fake_scores)
 
 
 def discriminator_adversarial(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
-    """Logistic loss of the discriminator: softplus(D(fake)) + softplus(-D(real)). [N], [N] -> [N]."""
+    """Computes the logistic loss of the discriminator: softplus(D(fake)) + softplus(-D(real)). [N], [N] -> [N]."""
     return jax.nn.softplus(fake_scores) + jax.nn.softplus(-real_scores)
 
 
 def latent_reconstruction(latents: jax.Array, estimates: jax.Array) -> jax.Array:
-    """Mean squared error of the decoder's latent estimate. [N, latent_size] twice -> [N]."""
+    """Computes the mean squared error of the decoder's latent estimate. [N, latent_size] twice -> [N]."""
     return jnp.mean(jnp.square(latents - estimates), axis=-1)
 
 
 def fingerprint_cross_entropy(logits: jax.Array, bits: jax.Array) -> jax.Array:
-    """Sigmoid cross-entropy, mean over the bits; chance is log 2 = 0.693.
+    """Computes the sigmoid cross-entropy, mean over the bits; chance is log 2 = 0.693.
 
     Args:
       logits: [N, n].
@@ -46,7 +46,7 @@ def fingerprint_cross_entropy(logits: jax.Array, bits: jax.Array) -> jax.Array:
 
 
 def consistency(images: jax.Array, other_images: jax.Array, visibility: float = 0.0) -> jax.Array:
-    """Mean squared difference of two images of one latent under two fingerprints.
+    """Computes the mean squared difference of two images of one latent under two fingerprints.
 
     A difference is seen in flat areas and hidden by texture: with `visibility` p, pixels weigh (1 + s / 0.1)^-p, s the
     standard deviation of the images' mean in a 5x5 neighbourhood, over their mean weight.
@@ -68,7 +68,8 @@ def consistency(images: jax.Array, other_images: jax.Array, visibility: float = 
 
 
 def coarse_consistency(images: jax.Array, other_images: jax.Array, cell: int = 4) -> jax.Array:
-    """Consistency of the local means over cells of pixels: what a fingerprint must not change is shape and colour.
+    """Computes the consistency of the local means over cells of pixels: what a fingerprint must not change is shape and
+    colour.
 
     Args:
       images, other_images: [N, H, W, C].
@@ -83,12 +84,12 @@ def coarse_consistency(images: jax.Array, other_images: jax.Array, cell: int = 4
 
 
 def out_of_range(images: jax.Array) -> jax.Array:
-    """Soft penalty on pixels outside [-1, 1]: mean of max(|x| - 1, 0)^2. [N, H, W, C] -> [N]."""
+    """Computes the soft penalty on pixels outside [-1, 1]: mean of max(|x| - 1, 0)^2. [N, H, W, C] -> [N]."""
     return jnp.mean(jnp.square(jax.nn.relu(jnp.abs(images) - 1)), axis=(1, 2, 3))
 
 
 def path_lengths(style_gradients: jax.Array) -> jax.Array:
-    """Length of J_s^T y, y white noise over the pixels / resolution (Karras et al. 2020, section 3.2).
+    """Computes the length of J_s^T y, y white noise over the pixels / resolution (Karras et al. 2020, section 3.2).
 
     Args:
       style_gradients: [N, num_layers, style_size], gradient of sum(images * y) to the styles.
@@ -100,7 +101,7 @@ def path_lengths(style_gradients: jax.Array) -> jax.Array:
 
 
 def path_length_penalty(lengths: jax.Array, running_mean: jax.Array, decay: float = 0.01, mean=jnp.mean):
-    """Squared deviation of the path lengths from their running mean, which is updated first.
+    """Computes the squared deviation of the path lengths from their running mean, which is updated first.
 
     Args:
       lengths: [N].
@@ -116,5 +117,5 @@ def path_length_penalty(lengths: jax.Array, running_mean: jax.Array, decay: floa
 
 
 def r1(image_gradients: jax.Array) -> jax.Array:
-    """Squared norm of the gradient of D at real images (Mescheder et al. 2018). [N, H, W, C] -> [N]."""
+    """Computes the squared norm of the gradient of D at real images (Mescheder et al. 2018). [N, H, W, C] -> [N]."""
     return jnp.sum(jnp.square(image_gradients), axis=(1, 2, 3))

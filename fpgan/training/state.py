@@ -40,7 +40,7 @@ class TrainState:
 
 
 def adam(config, network: str) -> optax.GradientTransformation:
-    """Adam without its learning rate, its betas corrected for lazy regularisation.
+    """Returns Adam without its learning rate, its betas corrected for lazy regularisation.
 
     With a regulariser every k steps on the same moments, beta becomes beta^(k/(k+1)) (Karras et al. 2020, appendix B).
 
@@ -54,7 +54,7 @@ def adam(config, network: str) -> optax.GradientTransformation:
 
 
 def lazy_factor(config, network: str) -> float:
-    """k/(k+1) where the network has a regulariser every k steps, 1 where it has none."""
+    """Returns k/(k+1) where the network has a regulariser every k steps, 1 where it has none."""
     weight, interval = ((config.objective.r1_gamma, config.objective.r1_interval) if network == "discriminator"
                         else (config.objective.path_length, config.objective.path_length_interval))
     return interval / (interval + 1) if weight else 1.0
@@ -74,7 +74,7 @@ def state_from_fork(config, state: TrainState) -> TrainState:
 
 
 def state_from_params(config, params: dict) -> TrainState:
-    """A fresh state around given parameters, for a start from scratch or from another model."""
+    """Returns a fresh state around given parameters, for a start from scratch or from another model."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -123,7 +123,8 @@ def params_from_model(config, fresh: dict) -> dict:
 
 
 def averaged_params(config, state) -> dict:
-    """The parameters that a model of this state consists of, as trained: {"generator", "decoder"} -> nested dict of arrays.
+    """Returns the parameters that a model of this state consists of, as trained: {"generator", "decoder"} -> nested dict
+    of arrays.
 
     Args:
       config: the training config; its `ema_decoder` says which decoder.
@@ -136,7 +137,7 @@ STAGE_INTERVAL = 16  # steps between the moments at which the image terms are le
 
 
 def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
-    """One Adam step for the networks that have gradients."""
+    """Takes one Adam step for the networks that have gradients."""
     params, optimizer = dict(state.params), dict(state.optimizer)
     for name, gradient in gradients.items():
         updates, optimizer[name] = adam(config, name).update(gradient, optimizer[name])
@@ -146,7 +147,7 @@ def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
 
 
 def learning_rate(config, network: str, state: TrainState) -> jax.Array:
-    """The network's learning rate: constant, then falling linearly to 0 over the last `decay_images`.
+    """Computes the network's learning rate: constant, then falling linearly to 0 over the last `decay_images`.
 
     While the bits come first, generator and decoder learn faster by `curriculum.learning_rate_factor`.
     """
@@ -169,17 +170,21 @@ def update_averages(config, state: TrainState) -> TrainState:
 
 
 def image_ramp(state: TrainState) -> jax.Array:
-    """How far the image terms are let in, in [0, 1]: the second stage of the curriculum."""
+    """Returns how far the image terms are let in, in [0, 1]: the second stage of the curriculum."""
     return jnp.clip(state.progress - 1, 0, 1)
 
 
 def perturbation_level(state: TrainState) -> jax.Array:
-    """How strong the perturbations are, in [0, 1]: they grow with the latents, in the first stage of the curriculum."""
+    """Returns how strong the perturbations are, in [0, 1]: they grow with the latents, in the first stage of the
+    curriculum.
+    """
     return jnp.clip(state.progress, 0, 1)
 
 
 def latent_scale(config, state: TrainState) -> jax.Array:
-    """Standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the curriculum."""
+    """Returns the standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the
+    curriculum.
+    """
     start = config.curriculum.latent_scale
     return start + (1 - start) * jnp.clip(state.progress, 0, 1)
 

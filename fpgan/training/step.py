@@ -125,7 +125,7 @@ def generator_phase(setup: Setup, stream: int, state: TrainState, images: jax.Ar
 
 def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dict, image_terms: bool,
                     level: jax.Array) -> dict:
-    """Every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
+    """Returns every term of the generator's and decoder's objective, unweighted, and the bit accuracy: name -> [N].
 
     Without `image_terms` those that need the discriminator or a second fingerprint are left out; the latter also where both
     consistencies weigh nothing. The decoder reads the bits from perturbed images, their strengths scaled by `level`, and the
@@ -160,7 +160,7 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
 
 
 def term_weights(config, ramp: jax.Array) -> dict:
-    """The weight of every term; the curriculum holds back the image terms: their weight is multiplied by `ramp`.
+    """Returns the weight of every term; the curriculum holds back the image terms: their weight is multiplied by `ramp`.
 
     That of the fingerprint falls, by the same ramp, from `curriculum.fingerprint_factor` times its value.
     """

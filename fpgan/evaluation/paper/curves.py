@@ -26,7 +26,7 @@ class Curve(NamedTuple):
     log: bool = False
 
     def specs(self) -> list[tuple[float, str]]:
-        """The strengths with their perturbations; what changes nothing is being saved as PNG."""
+        """Returns the strengths with their perturbations; what changes nothing is being saved as PNG."""
         around = sorted({*self.strengths, *(() if self.neutral is None else (self.neutral,))})
         return [(x, "png" if x == self.neutral else self.spec.format(f"{x:.7g}")) for x in around]
 
@@ -64,5 +64,5 @@ SINGLES = ("png", "gif", "flip", "turn:1", "grey", "invert", "crop_as_is:0.9", "
 
 
 def specs() -> list[str]:
-    """All that the curves and the singles try, each once."""
+    """Returns all that the curves and the singles try, each once."""
     return list(dict.fromkeys([*SINGLES, *(spec for curve in CURVES for _, spec in curve.specs())]))
