@@ -61,7 +61,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--perturbations", nargs="+", default=[], metavar="SPEC",
                         help="measure only what is left after these, or suites of them (fpgan perturb --help)")
     parser.add_argument("--search", choices=("none", "fast", "full"), default="none",
-                        help="of --perturbations: where the picture is looked for, as in fpgan attribute (none)")
+                        help="of --perturbations, and of suite robustness: where the picture is looked for, as in "
+                             "fpgan attribute (none)")
     parser.add_argument("--suite", nargs="+", default=[], metavar="NAME",
                         help="results of the paper, or all of them: " + ", ".join([*SUITES, "all"]))
     parser.add_argument("--against", metavar="MODEL", help="suites: a second model, drawn beside the first")
@@ -116,7 +117,7 @@ def _run_suites(args) -> int:
     from fpgan.evaluation.paper.suites import PAGE, run_named
     from fpgan.evaluation.robustness import Trial
 
-    trial = Trial(args.images, args.seed, args.registry_size, args.false_positive_rate)
+    trial = Trial(args.images, args.seed, args.registry_size, args.false_positive_rate, args.search)
     plan = Plan(trial, args.batch_size, tuple(args.features.split(",")), args.data, _data_options(args),
                 tuple(args.negatives), tuple(args.perturbations), args.inception)
     sections = run_named(args.model, args.suite, plan, against=args.against, twin=args.twin, out=args.out,

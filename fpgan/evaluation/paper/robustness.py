@@ -69,7 +69,8 @@ def _introduction(study: Study, rows: Sequence[Rows]) -> Text:
         f"; {percent(clean['soft'])} are attributed to their user by soft decisions, {percent(clean['hard'])} by the number "
         "of matching bits")
     return Text(f"{trial.count:,} images, each with a fingerprint and a latent of its own, a registry of {trial.n_users:,} "
-                f"users and a false-positive rate of {trial.false_positive_rate:g} over all of them. Saved as PNG, "
+                f"users and a false-positive rate of {trial.false_positive_rate:g} over all of them, search "
+                f"{trial.search}. Saved as PNG, "
                 f"{accuracy(clean['bit_accuracy'], 4)} of the bits are read right{shares}. Each operation is the real one "
                 "on 8-bit images; nothing is done to undo it. Bands and brackets are 95% intervals.")
 

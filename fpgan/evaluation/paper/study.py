@@ -112,6 +112,9 @@ class Study:
         trial = self.plan.trial
         key = {"model": identity(model or self.model), "images": trial.count, "seed": trial.seed,
                "users": trial.n_users, "false_positive_rate": trial.false_positive_rate, **settings}
+        if trial.search != "none":
+            about = (model or self.model).info.get("aligner") or {}
+            key |= {"search": trial.search, "aligner": about.get("hash")}
         key = json.loads(json.dumps(key))
         found = self.journal.find(suite, part, key)
         if found is None:
