@@ -83,6 +83,35 @@ def test_a_module_tells_one_story(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
+def public_functions(node):
+    """The functions and methods of a module that others may call, but for properties."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+        if isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
+            names = {getattr(decorator, "attr", getattr(decorator, "id", "")) for decorator in child.decorator_list}
+            if not names & {"property", "cached_property"}:
+                yield child
+
+
+def begins_with_a_verb(docstring):
+    """Whether a docstring says what its function does, as "Computes" and "Returns" do: in the third person."""
+    first = docstring.split()[0].strip(".,:;")
+    return first.endswith("s") and first[0].isupper() and first not in ("This", "As", "Its", "Bits", "Images", "Parameters")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_public_docstrings_begin_with_a_verb(path):
+    told = {function.name: ast.get_docstring(function) or "-" for function in public_functions(ast.parse(path.read_text()))}
+    assert not {name: docstring for name, docstring in told.items() if not begins_with_a_verb(docstring)}
+
+
+def test_a_docstring_without_a_verb_is_noticed():
+    assert begins_with_a_verb("Returns what is left.") and not begins_with_a_verb("The rest.")
+    source = "class A:\n def b(self): ...\n def _c(self): ...\ndef d(): ..."
+    assert [function.name for function in public_functions(ast.parse(source))] == ["b", "d"]
+
+
 @pytest.mark.parametrize("importer, source, allowed", [
     ("io", "def f():\n    from fpgan.decoding.rows import Row", False), ("model", "from fpgan import data", False),
     ("decoding", "from fpgan.generation import manifest", False), ("evaluation", "import fpgan.training.step", False),
