@@ -95,6 +95,7 @@ def test_views_are_where_they_say(monkeypatch):
     assert len(errors) > 40 and np.quantile(errors, 0.9) < 0.06 and len(set(np.asarray(turns).tolist())) > 3
 
 
+@pytest.mark.slow
 def test_an_aligner_learns_where_the_picture_lies():
     network, pictures = Aligner(16, 256, 32, 64), paintings(160, 16)
     start, key = aligners.train(network, pictures, 1, 0)

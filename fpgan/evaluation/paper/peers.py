@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -105,7 +106,8 @@ def _module(package: str, name: str):
         raise missing_extra(package, "peers")
     path = Path(found.submodule_search_locations[0], f"{name}.py")
     if package == "blind_watermark":
-        return importlib.import_module(f"{package}.{name}")
+        with mock.patch("multiprocessing.set_start_method"):  # which it would set for this whole process, once
+            return importlib.import_module(f"{package}.{name}")
     spec = importlib.util.spec_from_file_location(f"{package}_{name}", path)
     module = importlib.util.module_from_spec(spec)
     try:
