@@ -148,14 +148,14 @@ def _lower_generate(network: NetworkConfig, where, batch: int):
     """Lowers `generate` for one chip."""
     bits = jax.ShapeDtypeStruct((batch, network.fingerprint_bits), np.float32, sharding=where)
     seeds = jax.ShapeDtypeStruct((batch,), np.uint32, sharding=where)
-    return generate_program(network).lower(_params(network, "generator", where), bits, seeds)
+    return generate_program(network, tuple(where.device_set)).lower(_params(network, "generator", where), bits, seeds)
 
 
 def _lower_decode(network: NetworkConfig, where, batch: int):
     """Lowers `decode` of 8-bit images for one chip."""
     shape = (batch, network.resolution, network.resolution, network.channels)
     images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=where)
-    return decode_program(network).lower(_params(network, "decoder", where), images)
+    return decode_program(network, tuple(where.device_set)).lower(_params(network, "decoder", where), images)
 
 
 def compile_cached(candidate: Candidate, slice_: Slice, batch: int, cache: Path) -> dict:

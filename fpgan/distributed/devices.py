@@ -78,8 +78,10 @@ def batch_parallel(function: Callable, devices: Sequence) -> Callable:
         return function(params, *arrays)
 
     mapped = jax.shard_map(each, mesh=mesh, in_specs=(whole, split), out_specs=split, check_vma=False)
-    compiled = jax.jit(mapped, in_shardings=(NamedSharding(mesh, whole), NamedSharding(mesh, split)))
-    return lambda params, *arrays: compiled(params, arrays)
+    shares = NamedSharding(mesh, split)
+    compiled = jax.jit(mapped, in_shardings=(NamedSharding(mesh, whole), shares))
+    # Where a run has several processes, jit itself puts no NumPy arrays on the devices of one.
+    return lambda params, *arrays: compiled(params, jax.device_put(arrays, shares))
 
 
 def copies(tree, devices: Sequence):
