@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from test_networks import conv_up, correlate, filtered, zero_inserted
 
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint
@@ -15,7 +16,6 @@ from fpgan.model.instance import make_instance
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.folding import FoldedConfig, fold, folded_generator
 from fpgan.networks.parameters import init_params
-from tests.test_networks import conv_up, correlate, filtered, zero_inserted
 
 SMALL = dict(resolution=16, fingerprint_bits=16, latent_size=4, style_size=6, channel_base=32, channel_max=8,
              mapping_layers=2)
