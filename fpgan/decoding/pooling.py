@@ -15,8 +15,7 @@ import numpy as np
 
 from fpgan.attribution.soft_decision import scaled
 from fpgan.decoding.rows import Row
-from fpgan.errors import FpganError
-from fpgan.io.files import reason
+from fpgan.errors import FpganError, reason
 from fpgan.io.listing import RECORDS
 
 FOLDER, ALL = "folder", "all"

@@ -18,8 +18,7 @@ from jax.experimental import multihost_utils
 from fpgan.distributed.devices import AXIS
 from fpgan.distributed.environment import PATIENCE, Process
 from fpgan.distributed.process_group import VERDICT, ProcessGroup, listen
-from fpgan.errors import FpganError
-from fpgan.io.files import reason
+from fpgan.errors import FpganError, reason
 from fpgan.version import __version__
 
 _HEARTBEAT = 40  # seconds without a heartbeat after which JAX ends the run: a process that hangs, but holds its connection

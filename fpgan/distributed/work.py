@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from fpgan.errors import FpganError
-from fpgan.io.files import create_file, is_system_file, is_temporary, lock, reason, write_file, writing
+from fpgan.errors import FpganError, reason
+from fpgan.io.files import create_file, is_system_file, is_temporary, lock, write_file, writing
 from fpgan.io.inputs import read_json
 
 _POLL = 1.0  # seconds between looks at a shard that another process holds

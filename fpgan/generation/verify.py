@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fpgan.attribution.statistics import matches, threshold
-from fpgan.errors import FpganError
+from fpgan.errors import FpganError, reason
 from fpgan.fingerprint import Fingerprint
 from fpgan.generation.manifest import (
     MANIFEST,
@@ -31,7 +31,7 @@ from fpgan.generation.manifest import (
     of_other_instances,
     read_settings,
 )
-from fpgan.io.files import is_system_file, is_temporary, reason
+from fpgan.io.files import is_system_file, is_temporary
 from fpgan.io.images import read_image
 from fpgan.io.inputs import read_bytes
 from fpgan.io.provenance import cpu_count

@@ -1,4 +1,4 @@
-"""A trained model in memory: architecture, parameters, and its two compiled programs, `generate` and `decode`."""
+"""A trained model in memory: architecture, parameters, and its compiled programs: `generate`, `decode`, `locate`."""
 
 import dataclasses
 import functools
@@ -217,10 +217,9 @@ class Model:
                              f"(N, {expected[0]}, {expected[1]}, {expected[2]}) as uint8, or as floats in [-1, 1]")
         return images if images.dtype == np.uint8 else images.astype(np.float32)
 
-
     def _run(self, network: str, compiled: Callable, arrays: tuple, batch_size: int, least: int, devices: int | None,
              shape: tuple[int, ...]) -> np.ndarray:
-        """Runs one of the two programs over arrays, a batch on each of as many devices as there are batches for."""
+        """Runs one of the programs over arrays, a batch on each of as many devices as there are batches for."""
         check_batch_size(batch_size, self.resolution, self.config.channels)
         size = fitting_batch(batch_size, len(arrays[0]), least)
         chosen = devices_for(-(-len(arrays[0]) // size), local_devices(devices))
