@@ -74,6 +74,10 @@ def test_mistakes_are_told_before_anything_is_read(folder):
         BatchReader(registry=folder / "registry.csv", false_positive_rate=1e-60)
     with pytest.raises(FpganError):
         BatchReader(registry=folder / "none.csv")
+    with pytest.raises(FpganError, match="no search 'deep'"):
+        BatchReader(registry=folder / "registry.csv", search="deep")
+    with pytest.raises(FpganError, match="no search 'deep'"):
+        BatchReader(search="deep")
 
 
 class Mortal(BatchReader):

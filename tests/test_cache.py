@@ -35,8 +35,11 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache.cache_folder() is None
     with cache.compiled_programs() as view:
         assert view is None
+    with pytest.raises(FpganError, match="--cache DIR"):
+        cache.folder_of("compile")
     monkeypatch.setenv("FPGAN_CACHE", "/somewhere")
     assert cache.cache_folder() == Path("/somewhere")
+    assert cache.folder_of("compile") == Path("/somewhere/compile") and cache.folder_of("compile", "/a/b") == Path("/a/b")
     monkeypatch.delenv("FPGAN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_folder() == tmp_path / "fpgan"

@@ -141,6 +141,7 @@ def test_an_aligner_is_trained_at_export_or_added_later(tmp_path, monkeypatch, c
                             ([*run[1:], "--aligner-images", "63"], "export.aligner_images is 63; expected 64 or more, or 0"),
                             ([*run[1:], "--aligner-steps", "5"], "go with --model"),
                             (["--model", "m", "--aligner-images", "64", "--step", "1"], "without --workdir"),
+                            (["--model", "m", "--name", "other"], "without --workdir"),
                             (["--model", "nonesuch", "--aligner-images", "64"], "no model 'nonesuch'")):
         assert main(["export", *arguments]) == 2 and told in capsys.readouterr().err
 

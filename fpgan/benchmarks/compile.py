@@ -27,6 +27,7 @@ from fpgan.benchmarks.cost_model import CHIPS, Device, bound
 from fpgan.benchmarks.program_text import collectives, estimated_cycles, memory_traffic
 from fpgan.distributed.devices import pmap
 from fpgan.errors import FpganError, missing_extra
+from fpgan.io.cache import folder_of
 from fpgan.io.files import write_file
 from fpgan.model.programs import decode_program, generate_program
 from fpgan.networks.config import NetworkConfig
@@ -224,10 +225,10 @@ def bench_compile(config, settings, report: Callable[[str], None] = lambda line:
       together, by interval; None if one is missing or does not fit), and what they were compiled for.
 
     Raises:
-      FpganError: no such slice or program, libtpu is missing, or a batch that does not split.
+      FpganError: no such slice or program, libtpu is missing, a batch that does not split, or no cache folder.
     """
     slice_ = describe_slice(settings.topology)
-    listed, cache = candidates(config, slice_), Path(settings.cache).expanduser()
+    listed, cache = candidates(config, slice_), folder_of("compile", settings.cache)
     names = [candidate.name for candidate in listed]
     if unknown := [name for name in settings.programs if name not in names]:
         raise FpganError(f"there is no program {unknown[0]!r} in this config; expected some of {', '.join(names)}")

@@ -113,7 +113,7 @@ class Settings:
       topology: the slice that "compile" is for.
       programs: what it compiles; everything without any.
       largest_batch: search for the largest batch that a chip holds, too.
-      cache: folder of what the compiler said.
+      cache: folder of what the compiler said; "compile" in the user's cache (`fpgan.io.cache`) if empty.
       model: name or folder of the model of "startup".
       search: whether "decode" also times the searches of a model.
     """
@@ -131,6 +131,6 @@ class Settings:
     topology: str = "v5e:2x4"
     programs: tuple[str, ...] = ()
     largest_batch: bool = False
-    cache: str = "~/.cache/fpgan/compile"
+    cache: str = ""
     model: str = DEFAULT_MODEL
     search: bool = False

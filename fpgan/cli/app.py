@@ -51,7 +51,8 @@ RENAMED_FLAGS = {
     "bench": {"--batch": "--batch-sizes"},
 }
 # The commands that run networks; `bench` compiles what it times.
-_KEEP_PROGRAMS = ("train", "export", "generate", "verify", "decode", "attribute", "evaluate", "demo")
+_KEEP_PROGRAMS = ("train", "export", "generate", "verify", "decode", "release", "attribute", "verify-certificate",
+                  "evaluate", "sweep", "demo")
 _QUICK = ("generate", "verify", "decode", "attribute")  # that may be over in a second
 _OBJECTS = 200_000  # made and not yet freed, between collections of garbage
 _LESS = "close other programs, or take a machine with more"

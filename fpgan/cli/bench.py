@@ -78,8 +78,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--programs", metavar="NAMES",
                         help="what compile and precision look at, such as generator,generate (everything)")
     parser.add_argument("--largest-batch", action="store_true", help="let compile find the largest batch that a chip holds")
-    parser.add_argument("--cache", default="~/.cache/fpgan/compile", metavar="DIR",
-                        help="folder of what the compiler said (~/.cache/fpgan/compile)")
+    parser.add_argument("--cache", default="", metavar="DIR",
+                        help="folder of what compile's compiler said (compile in fpgan's cache: ~/.cache/fpgan/compile)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
     parser.add_argument("--trace", metavar="DIR",
                         help="write a trace of all that is run for jax.profiler's viewers, and sum it up by operation")

@@ -64,8 +64,8 @@ def _add_aligner(args) -> int:
     from fpgan.training.export import add_aligner
 
     for_runs = ("workdir", "out", "step", "strength", "readout_images")
-    if any(getattr(args, name) is not None for name in for_runs):
-        names = ", ".join("--" + name.replace("_", "-") for name in for_runs)
+    if any(getattr(args, name) is not None for name in for_runs) or args.name or args.dtype != "float32":
+        names = ", ".join("--" + name.replace("_", "-") for name in (*for_runs, "name", "dtype"))
         raise FpganError(f"--model goes with --aligner-images, --aligner-steps and --data, and without {names}")
     model = add_aligner(args.model, args.aligner_images or 0, args.aligner_steps or 0, data=args.data,
                         progress=progress_line("fpgan export"))

@@ -21,6 +21,7 @@ from fpgan.io.images import encode_png
 from fpgan.io.tables import arrow_table
 from fpgan.model import DEFAULT_MODEL
 from fpgan.model.model import Model, load
+from fpgan.model.reading import search_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,7 +40,8 @@ class BatchReader:
 
     def __init__(self, model: str | os.PathLike | Model = DEFAULT_MODEL,
                  registry: str | os.PathLike | Registry | None = None, *, false_positive_rate: float = 1e-6,
-                 batch_size: int = 64, threads: int = 8, images: str = "bytes", names: str = "path"):
+                 batch_size: int = 64, threads: int = 8, images: str = "bytes", names: str = "path",
+                 search: str | None = None):
         """Loads the model and the registry.
 
         Args:
@@ -51,14 +53,16 @@ class BatchReader:
           threads: that decode files, beside the devices.
           images: the column with the images: the bytes of image files, or arrays uint8 [H, W, 3].
           names: the column with their names.
+          search: where the picture is looked for in an image, see `fpgan.model.reading`; None for the model's own search.
 
         Raises:
-          FpganError: model or registry cannot be read, or there can be no verdicts at this rate.
+          FpganError: model or registry cannot be read, there is no such search, or there can be no verdicts at this rate.
         """
         model = model if isinstance(model, Model) else load(model)
         if registry is not None and not isinstance(registry, Registry):
             registry = open_store(registry, n_bits=model.n_bits).registry()
-        self.job = DecodeJob(model, registry, false_positive_rate, batch_size, threads)
+        self.job = DecodeJob(model, registry, false_positive_rate, batch_size, threads,
+                             search=search_of(model, search))
         self.images, self.names, self._verdicts = images, names, registry is not None
         self.job.meaning()  # refuses what can give no verdicts, before anything is read
 

@@ -4,6 +4,7 @@
         programs-<processor>/<key>-cache    compiled programs, all of them whole, at most MOST_BYTES together
         programs-<processor>/run-<random>/  the view of a process that is running: links to all, and what it has compiled
         seen/<digest>                       that a model file was found to be in order
+        compile/                            what the TPU's compiler said (benchmarks/compile.py)
 
 JAX writes entries in place, so one process may read what another has half written, and a kill may leave half an entry for
 good. So each process works on a folder of its own, and only when it ends well do its new entries appear beside the others,
@@ -47,6 +48,20 @@ def cache_folder() -> Path | None:
         return Path(base if os.path.isabs(base) else Path.home() / ".cache") / "fpgan"
     except RuntimeError:  # this user has no home
         return None
+
+
+def folder_of(name: str, given: str = "") -> Path:
+    """Returns the folder that was given for a part of the cache, or the one of this name in the user's cache.
+
+    Raises:
+      FpganError: none was given, and the user wants no cache.
+    """
+    if given:
+        return Path(given).expanduser()
+    folder = cache_folder()
+    if folder is None:
+        raise FpganError(f"there is no cache folder ({VARIABLE}=off?), and this is worth keeping; name one (--cache DIR)")
+    return folder / name
 
 
 @contextlib.contextmanager
