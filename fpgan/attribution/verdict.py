@@ -94,7 +94,8 @@ class Verdict:
         return self.named[0].revoked if self.named else None
 
     def __str__(self) -> str:
-        return self._whose() + (f" ({self.undone})" if self.undone else "")
+        told = self.undone and self.kind in (ATTRIBUTED, UNREGISTERED)  # without a fingerprint the place is chance
+        return self._whose() + (f" ({self.undone})" if told else "")
 
     def _whose(self) -> str:
         if self.user is None:
