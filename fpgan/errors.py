@@ -33,7 +33,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def shown(value, most: int = 200) -> str:
+def shown(value: object, most: int = 200) -> str:
     """Returns a value of a file or a command line as it may stand in a message: printable, on one line, cut to `most`."""
     text = value if isinstance(value, str) else repr(value)
     return printable(text[:most]) + ("..." if len(text) > most else "")

@@ -65,7 +65,7 @@ class Fingerprint:
         return cls(bytes.fromhex(digits + "0" * (len(digits) % 2)), n_bits)
 
     @classmethod
-    def from_bits(cls, bits) -> Fingerprint:
+    def from_bits(cls, bits: np.ndarray | Sequence[int]) -> Fingerprint:
         """Makes a fingerprint from an array (or sequence) [n] of zeros and ones, most significant first."""
         bits = _checked_bits(np.asarray(bits))
         if bits.ndim != 1:
@@ -165,7 +165,7 @@ def check_n_bits(n_bits: int) -> int:
     return int(n_bits)
 
 
-def as_bits(fingerprints, n_bits: int) -> np.ndarray:
+def as_bits(fingerprints: Fingerprint | str | np.ndarray | Sequence, n_bits: int) -> np.ndarray:
     """Brings fingerprints in any form to one array.
 
     Args:

@@ -112,6 +112,25 @@ def test_a_docstring_without_a_verb_is_noticed():
     assert [function.name for function in public_functions(ast.parse(source))] == ["b", "d"]
 
 
+def untyped(source):
+    """The parameters of public functions that have no type, but for `self` and `cls`: function and parameter."""
+    for function in public_functions(ast.parse(source)):
+        given = function.args
+        for parameter in [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]:
+            if parameter and parameter.annotation is None and parameter.arg not in ("self", "cls"):
+                yield function.name, parameter.arg
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_public_parameters_have_types(path):
+    assert not list(untyped(path.read_text()))
+
+
+def test_a_parameter_without_a_type_is_noticed():
+    source = "class A:\n def b(self, x, /, y: int, *z, k=1, **o): ...\n def _c(self, x): ...\ndef d(x: int, *y: int): ..."
+    assert list(untyped(source)) == [("b", "x"), ("b", "z"), ("b", "k"), ("b", "o")]
+
+
 @pytest.mark.parametrize("importer, source, allowed", [
     ("io", "def f():\n    from fpgan.decoding.rows import Row", False), ("model", "from fpgan import data", False),
     ("decoding", "from fpgan.generation import manifest", False), ("evaluation", "import fpgan.training.step", False),

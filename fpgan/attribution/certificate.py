@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time as clock
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,11 @@ from fpgan.errors import FpganError, shown
 from fpgan.fingerprint import MAX_BITS, MIN_BITS, Fingerprint
 from fpgan.io import ledger
 from fpgan.io.inputs import Field, check_fields
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fpgan.attribution.database import Database
 
 FORMAT = "fpgan certificate 1"
 STATEMENT = ("For each image: by chance, an image that none of the registered users' instances made would be attributed to "
@@ -56,8 +62,8 @@ _IMAGE_FIELDS = {"file": _TEXT, "sha256": _HASH, "pixels_sha256": _HASH, "resize
                  "fingerprint": _TEXT, **_VERDICT_FIELDS, "named": Field(list)}
 
 
-def certify(images: Sequence[dict], *, model: dict, database, head: dict, false_positive_rate: float,
-            evenness_threshold: float | None, versions: dict, key) -> dict:
+def certify(images: Sequence[dict], *, model: dict, database: Database, head: dict, false_positive_rate: float,
+            evenness_threshold: float | None, versions: dict, key: Ed25519PrivateKey) -> dict:
     """Makes a certificate.
 
     Args:
@@ -173,7 +179,7 @@ def check_reading(document: dict, image: dict, logits: np.ndarray, model: dict, 
     return f"{image['file']}: the decoder reads the same from it (logits differ by {difference:.1g} of their mean size)"
 
 
-def check_search(document: dict, database) -> list[str]:
+def check_search(document: dict, database: Database) -> list[str]:
     """Checks the verdicts against the registry: that the head is its own, and that over all users they come out the same.
 
     Args:

@@ -16,11 +16,32 @@ import hmac
 import time as clock
 from collections.abc import Iterable, Iterator, Sequence
 from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from fpgan.errors import FpganError
 from fpgan.io import ledger
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    class _Log(Protocol):
+        """What is asked of a registry: `fpgan.attribution.database.Database`, which is built on this file."""
+
+        path: str
+        id: str
+        n_bits: int
+        public_key: str | None
+
+        @property
+        def size(self) -> int: ...
+        def entries(self, first: int = 0, user: str | None = None) -> Iterator[dict]: ...
+        def tile(self, level: int, number: int) -> bytes: ...
+        def heads(self) -> list[dict]: ...
+        def add_head(self, document: dict) -> dict: ...
+        def users_among(self, size: int) -> int: ...
+        def damage(self) -> Iterator[str]: ...
 
 HEAD, PROOF, CONSISTENCY = "fpgan registry head 1", "fpgan registry proof 1", "fpgan registry consistency 1"
 
@@ -72,7 +93,7 @@ def utc(time: int) -> str:
     return clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime(time))
 
 
-def sign_head(database, key) -> dict:
+def sign_head(database: _Log, key: Ed25519PrivateKey) -> dict:
     """Signs the log as it is now, and keeps the head in the registry; of equal logs the first head stays.
 
     Args:
@@ -87,7 +108,7 @@ def sign_head(database, key) -> dict:
     return database.add_head(head)
 
 
-def check_key(database, key) -> None:
+def check_key(database: _Log, key: Ed25519PrivateKey) -> None:
     """Raises FpganError if heads of a registry are not signed with this private key."""
     if database.public_key != ledger.public_key(key):
         signed = "cannot be signed" if database.public_key is None else f"are signed with the key {database.public_key}"
@@ -95,14 +116,14 @@ def check_key(database, key) -> None:
                          "registry was made with (fpgan registry init --signing-key)")
 
 
-def unsigned_head(database, size: int | None = None) -> dict:
+def unsigned_head(database: _Log, size: int | None = None) -> dict:
     """Returns what a head says of the first `size` entries (of all by default), but for its time."""
     size = database.size if size is None else size
     return {"format": HEAD, "registry": database.id, "n_bits": database.n_bits, "size": size,
             "users": database.users_among(size), "root": ledger.root(database.tile, size).hex()}
 
 
-def newest_head(database) -> dict:
+def newest_head(database: _Log) -> dict:
     """Returns the last signed head; FpganError if there is none."""
     heads = database.heads()
     if not heads:
@@ -111,7 +132,7 @@ def newest_head(database) -> dict:
     return heads[-1]
 
 
-def prove(database, user: str) -> dict:
+def prove(database: _Log, user: str) -> dict:
     """Returns the proof of all that the newest head covers of a user: issue, releases, revocation.
 
     Raises:
@@ -125,13 +146,13 @@ def prove(database, user: str) -> dict:
     return {"format": PROOF, "head": head, "entries": [included(database, found, head["size"]) for found in entries]}
 
 
-def included(database, entry: dict, size: int) -> dict:
+def included(database: _Log, entry: dict, size: int) -> dict:
     """Returns an entry with the hashes that lead from it to the root of the first `size` entries."""
     path = ledger.inclusion_path(database.tile, entry["number"], size)
     return {"entry": entry, "path": [step.hex() for step in path]}
 
 
-def prove_consistency(database, old: dict) -> dict:
+def prove_consistency(database: _Log, old: dict) -> dict:
     """Returns the proof that the log of an older head is the beginning of that of the newest."""
     head = newest_head(database)
     _require(old.get("registry") == database.id, "the head is of another registry")
@@ -192,7 +213,7 @@ def check_included(proof: dict, head: dict) -> str:
     return f"entry {found['number']}: {found['kind']} {found['user']}{what} (recorded as {found['time']})"
 
 
-def audit(database, published: Iterable[dict] = ()) -> Iterator[str]:
+def audit(database: _Log, published: Iterable[dict] = ()) -> Iterator[str]:
     """Recomputes the whole log, and yields what is wrong; nothing if all is as it was written.
 
     Args:

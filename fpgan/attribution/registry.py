@@ -110,7 +110,8 @@ def issue(users: Iterable[str], n_bits: int = 128, key: bytes | None = None) -> 
     return from_packed(users, (each.packed for each in prints), n_bits)
 
 
-def from_fingerprints(users: Iterable[str], fingerprints, n_bits: int = 128) -> Registry:
+def from_fingerprints(users: Iterable[str], fingerprints: Fingerprint | str | np.ndarray | Sequence,
+                      n_bits: int = 128) -> Registry:
     """Makes a registry of given fingerprints.
 
     Args:

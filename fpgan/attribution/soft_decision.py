@@ -19,12 +19,20 @@ signed-rank test, 1945, with any weights in place of ranks.)
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from fpgan.attribution.search import blocks, search
 from fpgan.errors import FpganError
+
+if TYPE_CHECKING:
+    class HasLogits(Protocol):
+        """What was read from images, as a `fpgan.model.reading.Reading`."""
+
+        @property
+        def logits(self) -> np.ndarray:
+            """Returns real [M, n]."""
 
 MEAN_WEIGHT = 16  # of a bit whose logit has the mean magnitude of its image
 MAX_WEIGHT = 63  # so that 512 bits of it, and a sign, fit into 16 bits
@@ -91,7 +99,7 @@ def pool(logits: np.ndarray) -> np.ndarray:
     return scaled(logits).sum(axis=0, keepdims=True)
 
 
-def outputs_of(read) -> np.ndarray:
+def outputs_of(read: np.ndarray | HasLogits | list[HasLogits] | tuple[HasLogits, ...]) -> np.ndarray:
     """Returns what was read as one array: an array as it is; the logits of a reading, or of several, one after the other."""
     if isinstance(read, (list, tuple)) and read and hasattr(read[0], "logits"):
         return np.concatenate([each.logits for each in read])

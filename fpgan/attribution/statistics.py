@@ -17,7 +17,7 @@ from fpgan.errors import FpganError
 from fpgan.fingerprint import MAX_BITS, Fingerprint
 
 
-def matches(a, b) -> np.ndarray:
+def matches(a: Fingerprint | np.ndarray, b: Fingerprint | np.ndarray) -> np.ndarray:
     """Counts the bits in which two fingerprints are equal.
 
     Args:
@@ -34,13 +34,13 @@ def matches(a, b) -> np.ndarray:
     return np.count_nonzero(a == b, axis=-1)
 
 
-def distance(a, b) -> np.ndarray:
+def distance(a: Fingerprint | np.ndarray, b: Fingerprint | np.ndarray) -> np.ndarray:
     """Counts the bits in which two fingerprints differ (Hamming distance), as `matches` does: int64 [...]."""
     n_bits = len(a) if isinstance(a, Fingerprint) else np.shape(a)[-1]
     return n_bits - matches(a, b)
 
 
-def log10_p_value(matches, n_bits: int) -> np.ndarray:
+def log10_p_value(matches: int | np.ndarray, n_bits: int) -> np.ndarray:
     """Computes log10 P(Bin(n, 1/2) >= m), the probability that an innocent user matches at least as well.
 
     The tail is summed in integers, so the result is right to the rounding of one division and one logarithm

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from fpgan.attribution.soft_decision import Found, find_users, outputs_of
 from fpgan.attribution.statistics import matches, threshold
 from fpgan.errors import FpganError
 from fpgan.fingerprint import Fingerprint, as_bits
+
+if TYPE_CHECKING:
+    from fpgan.attribution.soft_decision import HasLogits
 
 ATTRIBUTED = "attributed"
 UNREGISTERED = "fingerprinted, but nobody registered"
@@ -106,8 +110,8 @@ class Verdict:
         return f"user{'s' * (len(self.named) > 1)} {shown}" + (f" and {more} more" if more > 0 else "")
 
 
-def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
-              evenness_threshold: float | None = None) -> list[Verdict]:
+def attribute(outputs: np.ndarray | HasLogits | list[HasLogits] | tuple[HasLogits, ...], registry: Registry,
+              false_positive_rate: float = 1e-6, evenness_threshold: float | None = None) -> list[Verdict]:
     """Says for each image whose instance made it.
 
     Args:
@@ -138,7 +142,7 @@ def attribute(outputs, registry: Registry, false_positive_rate: float = 1e-6,
     return [_verdict(*each, registry) for each in zip(bits, found, below, undone or len(bits) * [""], strict=True)]
 
 
-def evenness(logits) -> np.ndarray:
+def evenness(logits: np.ndarray) -> np.ndarray:
     """Computes how alike the magnitudes of an image's logits are: their mean over their root mean square, [..., n_bits] ->
     [...].
 

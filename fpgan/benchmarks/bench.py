@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fpgan.benchmarks.throughput import bench_decode, bench_generate, bench_search, bench_train_step, random_params
 from fpgan.benchmarks.timing import Settings
@@ -22,6 +23,11 @@ from fpgan.io.provenance import provenance
 from fpgan.model.model import from_params
 from fpgan.networks.config import NetworkConfig
 
+if TYPE_CHECKING:
+    import ml_collections
+
+    from fpgan.model.model import Model
+
 TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
          "registry", "startup")
 _WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
@@ -30,7 +36,8 @@ _OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attrib
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
-          training=None, predicted=None, model=None, out: str | os.PathLike | None = None, command: str = "",
+          training: ml_collections.ConfigDict | None = None, predicted: ml_collections.ConfigDict | None = None,
+          model: Model | None = None, out: str | os.PathLike | None = None, command: str = "",
           report: Callable[[str], None] = lambda line: None) -> dict:
     """Runs benchmarks and writes their results: `fpgan bench`.
 

@@ -17,7 +17,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,11 @@ from fpgan.io.cache import folder_of
 from fpgan.io.files import write_file
 from fpgan.model.programs import decode_program, generate_program
 from fpgan.networks.config import NetworkConfig
+
+if TYPE_CHECKING:
+    import ml_collections
+
+    from fpgan.benchmarks.timing import Settings
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _ONLY_COMPILES = {  # no metadata server is asked or missed, and no device is held against other processes
@@ -96,7 +101,7 @@ def describe_slice(name: str) -> Slice:
     return Slice(name, devices, CHIPS[kind])
 
 
-def candidates(config, slice_: Slice) -> list[Candidate]:
+def candidates(config: ml_collections.ConfigDict, slice_: Slice) -> list[Candidate]:
     """Lists the programs of a training config: the phases of a step, then generate and decode.
 
     Args:
@@ -212,7 +217,8 @@ def _described(compiled) -> dict:
     }
 
 
-def bench_compile(config, settings, report: Callable[[str], None] = lambda line: None) -> dict:
+def bench_compile(config: ml_collections.ConfigDict, settings: Settings,
+                  report: Callable[[str], None] = lambda line: None) -> dict:
     """Compiles a config's programs for a slice, one after the other, and says what that bounds: `fpgan bench compile`.
 
     Args:

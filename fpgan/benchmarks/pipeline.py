@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -29,10 +30,13 @@ from fpgan.io.images import ENCODERS
 from fpgan.io.provenance import cpu_count
 from fpgan.io.records import import_array_record
 
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
+
 _PER_USER = 64
 
 
-def bench_pipeline(model, batches: Sequence[int], images: int, repeats: int, seed: int,
+def bench_pipeline(model: Model, batches: Sequence[int], images: int, repeats: int, seed: int,
                    devices: Sequence[int] = ()) -> dict:
     """Times generation, encoding and the making of whole sets in turns, all of the same images.
 

@@ -8,6 +8,7 @@ these operands rounded; a product that asks for more (Precision.HIGH or HIGHEST)
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,18 @@ from fpgan.io.images import to_uint8
 from fpgan.model.programs import decode_fn, generate_fn
 from fpgan.networks.levels import to_float
 
+if TYPE_CHECKING:
+    import ml_collections
+
+    from fpgan.benchmarks.timing import Settings
+    from fpgan.model.model import Model
+
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 _OTHER = " (other samples)"
 _INNER = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # primitive -> its program
 
 
-def bench_precision(model, config, settings) -> dict:
+def bench_precision(model: Model, config: ml_collections.ConfigDict | None, settings: Settings) -> dict:
     """Compares what a model and a training step compute on a TPU with float32: `fpgan bench precision`.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,13 +20,19 @@ from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.training.config import architecture, check_batch
 
+if TYPE_CHECKING:
+    import ml_collections
+
+    from fpgan.benchmarks.timing import Settings
+
 
 def gradient_bytes(params: dict, trains: tuple[str, ...]) -> int:
     """Returns the bytes of the gradients that a phase averages over the devices: those of the networks that it trains."""
     return sum(x.size * x.dtype.itemsize for name in trains for x in jax.tree.leaves(params[name]))
 
 
-def bench_scaling(config, settings, predicted=None) -> dict:
+def bench_scaling(config: ml_collections.ConfigDict, settings: Settings,
+                  predicted: ml_collections.ConfigDict | None = None) -> dict:
     """Times a step at one global batch on different numbers of devices, and predicts it elsewhere.
 
     Args:
@@ -73,7 +80,7 @@ def _measure(config, counts: Sequence[int], settings) -> list[dict]:
     return rows
 
 
-def predict_all(config, device_batch: int, utilization: float) -> dict:
+def predict_all(config: ml_collections.ConfigDict, device_batch: int, utilization: float) -> dict:
     """Predicts a step on every system of fpgan.benchmarks.cost_model, each device with `device_batch` images.
 
     Returns:
@@ -92,7 +99,7 @@ def predict_all(config, device_batch: int, utilization: float) -> dict:
             "network": config.network.to_dict(), "sources": list(dict.fromkeys(s.device.source for s in SYSTEMS))}
 
 
-def count_work(config, device_batch: int) -> list[Work]:
+def count_work(config: ml_collections.ConfigDict, device_batch: int) -> list[Work]:
     """Counts each phase's FLOPs for one device's images, by XLA's cost analysis, and the bytes of its gradients.
 
     Nothing is compiled or run, so that configs count that are too large for this machine.

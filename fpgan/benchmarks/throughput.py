@@ -10,6 +10,7 @@ import functools
 import statistics
 import time
 from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,11 @@ from fpgan.model.reading import SEARCHES, poses_tried
 from fpgan.networks import layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.parameters import init_params
+
+if TYPE_CHECKING:
+    import ml_collections
+
+    from fpgan.model.model import Model
 
 _PEAK_SIDE = {"cpu": 1536, "other": 8192}  # of the matrices: large enough for full speed
 _PEAK_PRODUCTS = 8  # in one call
@@ -70,7 +76,7 @@ def bench_decode(network: NetworkConfig, params: dict, settings: Settings) -> di
     return {"rows": _rows(programs, seconds, peak), "peak": peak}
 
 
-def bench_search(model, settings: Settings) -> list[dict]:
+def bench_search(model: Model, settings: Settings) -> list[dict]:
     """Times reading images by each search, at each batch size: own images, and noise, which a full search does not pass.
 
     Args:
@@ -97,7 +103,7 @@ def _read(model, images: np.ndarray, search: str) -> np.ndarray:
     return model.read(images, search).logits
 
 
-def bench_train_step(config, settings: Settings) -> dict:
+def bench_train_step(config: ml_collections.ConfigDict, settings: Settings) -> dict:
     """Times the phases of a training step on all devices, with every term of the objective at work.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,9 @@ from fpgan.benchmarks.program_text import all_reduced_bytes
 from fpgan.distributed import profiler
 from fpgan.distributed.devices import pmap, replicate
 from fpgan.model import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 class Program(NamedTuple):
@@ -32,14 +35,15 @@ class Program(NamedTuple):
     all_reduced_bytes: int = 0
 
 
-def compile_program(function: Callable, *inputs) -> Program:
+def compile_program(function: Callable, *inputs: Any) -> Program:
     """Traces and compiles a pure function for these inputs."""
     started = time.perf_counter()
     compiled = jax.jit(function).lower(*inputs).compile()
     return Program(lambda: compiled(*inputs), time.perf_counter() - started, _flops(compiled))
 
 
-def compile_training(config, seed: int, devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
+def compile_training(config: ml_collections.ConfigDict, seed: int,
+                     devices: Sequence) -> tuple[dict[str, Program], dict[str, int]]:
     """Compiles each phase of a step on some of this host's devices: programs that pass on one state, and intervals."""
     from fpgan.training.config import architecture
     from fpgan.training.state import init_state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from fpgan.cli.terminal import not_negative, positive
 
 EXAMPLE = """\
@@ -42,7 +44,7 @@ says how to read a trace.
 """
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, instance, pipeline, train-step, scaling, compile, precision, attribute, "
@@ -86,7 +88,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", metavar="FILE", help="write everything as JSON, with versions and command")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Times, prints the table, and says where the file is."""
     import contextlib
     import shlex

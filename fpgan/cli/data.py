@@ -1,5 +1,7 @@
 """fpgan data: prepares training images for reading at random access."""
 
+import argparse
+
 EXAMPLE = """\
 example: draw the cats of the shipped models, prepare photos, prepare what a config asks for
 
@@ -16,7 +18,7 @@ again. Run again when all is done, it does nothing.
 _SHOWN = 20  # files named on the terminal
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("--config", help="take the data part of this config file, such as configs/robohash64.py")
     parser.add_argument("--name", choices=("robohash_cats", "folder", "tfds"),
@@ -30,7 +32,7 @@ def add_arguments(parser):
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Prepares the images and says what came of it."""
     from fpgan.cli.terminal import progress_line
     from fpgan.data.prepare import prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
 import tempfile
@@ -34,14 +35,14 @@ RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are ampl
 SCALE = 3
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("--out", default="fpgan-demo", help="new folder for everything it writes (default: fpgan-demo)")
     add_model_argument(parser, "a shipped model or a model directory")
     parser.add_argument("--fpr", type=float, default=1e-6, help="false-positive rate per image (default: 1e-6)")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Runs the demo and prints its table."""
     folder = Path(args.out)
     rows = run_demo(folder, args.model, args.fpr, print)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from fpgan.cli.options import add_model_argument
 from fpgan.cli.terminal import not_negative, positive
 from fpgan.evaluation.paper import SUITES
@@ -36,7 +38,7 @@ intervals are 95%. A distance is named after its features (vgg16 and alexnet nee
 """
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_model_argument(parser, "a shipped model, or a folder")
     parser.add_argument("--data", default="robohash_cats", metavar="IMAGES",
@@ -75,7 +77,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--record", action="store_true", help="write everything into the model's config.json as well")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, and says where the file is."""
     if args.suite:
         return _run_suites(args)

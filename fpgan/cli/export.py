@@ -1,5 +1,7 @@
 """fpgan export: turns a training checkpoint into a model directory; adds an aligner to one that is there."""
 
+import argparse
+
 from fpgan.cli.terminal import not_negative, positive, progress_line
 from fpgan.errors import FpganError
 
@@ -21,7 +23,7 @@ export, or for a model directory that is there, an imported one, too:
   fpgan export --model models/celeba128 --aligner-images 6000 --data photos/"""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("--workdir", help="directory of the training run")
     parser.add_argument("--out", help="model directory to write")
@@ -42,7 +44,7 @@ def add_arguments(parser):
                         "searches (default: those that it was trained on, if they are at hand)")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Exports."""
     if args.model is not None:
         return _add_aligner(args)

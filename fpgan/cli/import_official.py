@@ -1,5 +1,7 @@
 """fpgan import-official: converts a model of the paper's authors into a model directory."""
 
+import argparse
+
 EXAMPLE = """\
 example: convert a snapshot, then make images of one user's instance
 
@@ -8,7 +10,7 @@ example: convert a snapshot, then make images of one user's instance
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("file", metavar="FILE.pkl", help="the authors' pickle of decoder, generator, discriminator and "
                         "average; it is read, never executed")
@@ -20,7 +22,7 @@ def add_arguments(parser):
     choice.add_argument("--raw", dest="average", action="store_false", help="take the generator's last weights instead")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Converts."""
     from fpgan.model.official import import_official
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from fpgan.cli.terminal import not_negative, progress_line
 
 EXAMPLE = """\
@@ -18,7 +20,7 @@ perturbations: a name, a colon, strengths with commas; a plus between operations
 """
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, and the table of all operations."""
     from fpgan.perturbations.registry import table
     from fpgan.perturbations.suites import SUITES
@@ -32,7 +34,7 @@ def add_arguments(parser) -> None:
         f"  {name:<18}{len(specs)} perturbations, such as {specs[-1]}" for name, specs in SUITES.items())
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Writes the copies and the sheet."""
     from fpgan.perturbations.gallery import perturb_files
     from fpgan.perturbations.registry import expand

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 EXAMPLE = """\
 example: one run, and two with names of their own in other metrics
 
@@ -15,7 +17,7 @@ used in training, with the averaged weights, every `every.evaluate` steps. Needs
 """
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("runs", nargs="+", metavar="RUN",
                         help="--workdir of fpgan train or metrics.jsonl, as PATH or NAME=PATH")
@@ -27,7 +29,7 @@ def add_arguments(parser) -> None:
                         help="draw a moving average of this half-life in images or steps; 0: as recorded (0)")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Draws, and prints the last values."""
     from fpgan.evaluation.plots import plot
 

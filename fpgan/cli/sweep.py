@@ -1,5 +1,7 @@
 """fpgan sweep: trains a config with fields varied, one at a time, and makes one table."""
 
+import argparse
+
 from fpgan.cli.terminal import positive
 
 EXAMPLE = """\
@@ -16,7 +18,7 @@ the config as it is. Stopped anywhere, the same command goes on: with more value
 alone. The rows are in WORKDIR/sweep.jsonl, the tables in WORKDIR/index.html and tables.md."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("--config", required=True, help="a config file, such as configs/smoke.py")
     parser.add_argument("--workdir", required=True, help="folder of the sweep")
@@ -27,7 +29,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="fields to set in all runs")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Sweeps, and prints the table."""
     import shlex
     import sys

@@ -7,8 +7,17 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fpgan.errors import printable
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from typing import TextIO
+
+    from fpgan.decoding.rows import Counts
+    from fpgan.distributed.environment import Process
+    from fpgan.distributed.work import Outcome
 
 _SHOWN = 5
 
@@ -70,7 +79,7 @@ def _resized(row) -> str:
     return f"{row.resized} of {row.images} images resized" if row.images > 1 else "resized"
 
 
-def finish(command: str, counts, strict: bool) -> int:
+def finish(command: str, counts: Counts, strict: bool) -> int:
     """Sums up on standard error what was not as usual, and returns the exit code.
 
     Returns:
@@ -82,7 +91,7 @@ def finish(command: str, counts, strict: bool) -> int:
     return int(bool(counts.failed and (strict or not counts.read)))
 
 
-def tell_passed_over(command: str, endings) -> None:
+def tell_passed_over(command: str, endings: Counter[str]) -> None:
     """Says on standard error in one line how many files were no images by their names (a Counter of endings)."""
     if endings:
         common = endings.most_common(5)
@@ -90,7 +99,7 @@ def tell_passed_over(command: str, endings) -> None:
         print(f"fpgan {command}: {sum(endings.values())} other files were passed over ({most})", file=sys.stderr)
 
 
-def closing_line(outcome, process, done: str, pieces: str, complete: str) -> str:
+def closing_line(outcome: Outcome, process: Process, done: str, pieces: str, complete: str) -> str:
     """Says what a process did of work in shards.
 
     Args:
@@ -105,7 +114,7 @@ def closing_line(outcome, process, done: str, pieces: str, complete: str) -> str
     return f"{outcome.made} images {done}, {outcome.present} were there{share}; {rest}"
 
 
-def verdict_table(stream, name_width: int = 40) -> Callable:
+def verdict_table(stream: TextIO, name_width: int = 40) -> Callable:
     """Returns a sink of rows that prints them in columns; long file names lose their head."""
     print(f"{'file':<{name_width}}  {'matches':>9}  {'log10 p':>8}  verdict", file=stream)
 
@@ -122,7 +131,7 @@ def verdict_table(stream, name_width: int = 40) -> Callable:
     return show
 
 
-def print_verdicts(counts, meaning: str, stream) -> None:
+def print_verdicts(counts: Counts, meaning: str, stream: TextIO) -> None:
     """Prints how often each verdict was given, and what the verdicts mean."""
     verdicts = "; ".join(f"{kind}: {count}" for kind, count in sorted(counts.verdicts.items()))
     print(f"\n{verdicts or 'no verdicts'}\n\n{meaning}", file=stream)

@@ -1,5 +1,7 @@
 """fpgan train: trains a model as a config says."""
 
+import argparse
+
 EXAMPLE = """\
 example: train, in a directory of its own, and continue there
 
@@ -21,7 +23,7 @@ tell the processes where they meet; elsewhere say so, with I = 0, 1, ... and pro
       --config configs/robohash64.py --workdir SHARED_FOLDER"""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("--config", required=True, help="a config file, such as configs/robohash64.py")
     parser.add_argument("--workdir", required=True, help="directory of the run: checkpoints, metrics.jsonl, grids")
@@ -37,7 +39,7 @@ def add_arguments(parser):
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of the config to set, dotted")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Trains."""
     import contextlib
     import os

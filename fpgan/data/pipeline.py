@@ -1,25 +1,33 @@
 """The input pipeline: batches in the order of `shuffle.py`, read ahead by grain on threads or processes."""
 
+from __future__ import annotations
+
 import functools
 import multiprocessing
 import os
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 from fpgan.data.shuffle import batch_indices
 from fpgan.errors import missing_extra
+
+if TYPE_CHECKING:
+    from fpgan.data.sources import ImageSource
 
 _STEPS = 2**31 - 1
 _AHEAD = 4  # batches read ahead
 
 
-def read_batch(step, source, batch_size, seed, process_index, process_count, labeled=False):
+def read_batch(step: int, source: ImageSource, batch_size: int, seed: int, process_index: int, process_count: int,
+               labeled: bool = False):
     """Reads one process's share of the batch of one step: uint8 [batch_size // process_count, R, R, 3], with its classes."""
     indices = batch_indices(seed, step, batch_size, len(source), process_index, process_count)
     return (source.read(indices), source.labels(indices)) if labeled else source.read(indices)
 
 
-def stream(source, batch_size, seed, start_step=0, process_index=0, process_count=1, workers=0, labeled=False):
+def stream(source: ImageSource, batch_size: int, seed: int, start_step: int = 0, process_index: int = 0,
+           process_count: int = 1, workers: int = 0, labeled: bool = False):
     """Yields the training batches of one process, for ever.
 
     Sample i of the global batch of step s is image `shuffled_index(seed, s * batch_size + i, len(source))`:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -34,12 +35,12 @@ def quiet_tfds():
         tfds.enable_progress_bar()
 
 
-def is_prepared(folder):
+def is_prepared(folder: str | os.PathLike):
     """Says whether a folder holds a whole set: TFDS gives it its name only after the last file is written."""
     return (Path(folder) / "dataset_info.json").is_file()
 
 
-def find_public_set(data_dir, tfds_name):
+def find_public_set(data_dir: str | os.PathLike, tfds_name: str):
     """Finds the newest prepared version of a public set.
 
     Args:
@@ -55,7 +56,7 @@ def find_public_set(data_dir, tfds_name):
     return max(found, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
 
-def read_description(folder):
+def read_description(folder: Path):
     """Reads what TFDS wrote about a prepared set.
 
     Args:
@@ -77,7 +78,7 @@ def read_description(folder):
     return info.get("redistributionInfo", {}).get("license", ""), metadata
 
 
-def open_records(folder, split):
+def open_records(folder: str | os.PathLike, split: str):
     """Opens a prepared set for random access.
 
     Args:

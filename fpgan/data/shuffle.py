@@ -6,9 +6,16 @@ unsigned operators that mean the same on NumPy arrays and on JAX arrays, so the 
 resident on a device follow the same order.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fpgan.errors import FpganError
+
+if TYPE_CHECKING:
+    import jax
 
 _ROUNDS = 40  # of `_swap_or_not`; each moves about half of all images
 _MAX_SIZE = 2**31
@@ -51,7 +58,7 @@ def _swap_or_not(index, key, size):
     return index
 
 
-def split_position(position, size):
+def split_position(position: int | np.ndarray, size: int):
     """Splits positions in the endless stream of images into (epoch, offset within the epoch).
 
     Args:
@@ -65,7 +72,8 @@ def split_position(position, size):
     return (epoch & 0xFFFFFFFF).astype(np.uint32), offset.astype(np.uint32)
 
 
-def shuffled_index(seed, position, size):
+def shuffled_index(seed: int | np.uint32 | jax.Array,
+                   position: int | np.ndarray | tuple[np.ndarray, np.ndarray] | tuple[jax.Array, jax.Array], size: int):
     """Returns the index of the image at a position of the shuffled, endlessly repeated data set.
 
     For every seed and epoch the map from offset to index is a bijection of [0, size): each image comes once
@@ -93,7 +101,7 @@ def shuffled_index(seed, position, size):
         return _swap_or_not(offset, key, size)
 
 
-def batch_indices(seed, step, batch_size, size, process_index=0, process_count=1):
+def batch_indices(seed: int, step: int, batch_size: int, size: int, process_index: int = 0, process_count: int = 1):
     """Says which images one process reads in one step: its contiguous share of the global batch.
 
     Args:

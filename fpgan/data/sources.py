@@ -38,7 +38,7 @@ class ImageSource(abc.ABC):
         self.name, self.licence, self.resolution, self._length = name, licence, resolution, length
 
     @abc.abstractmethod
-    def read(self, indices):
+    def read(self, indices: np.ndarray):
         """Reads images: integer array [N], each in [0, len), to uint8 [N, R, R, 3]."""
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ class ImageSource(abc.ABC):
             raise IndexError(f"image {index} of {self._length}")
         return self.read(np.array([index]))[0]
 
-    def load_all(self, progress=None):
+    def load_all(self, progress: Callable[[int, int], None] | None = None):
         """Reads every image into memory.
 
         Args:
@@ -111,7 +111,7 @@ class PreparedImages(ImageSource):
         super().__init__(name, licence or f"not stated; see the description of {name} by TFDS",
                          resolution, length)
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray):
         """Reads and decodes these records: integer array [N] to uint8 [N, R, R, 3]."""
         images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
         records = self._records.__getitems__([int(index) for index in indices])

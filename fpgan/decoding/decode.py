@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from fpgan.io.inputs import read_bytes
 from fpgan.io.listing import MAX_MEMBER, Source, contents_of, image_sources
 from fpgan.model.programs import check_batch_size, fitting_batch
 from fpgan.model.reading import search_of, searched, threshold_for
+
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
 
 _BATCHES_AHEAD = 4
 _BYTES_AHEAD = 1 << 26  # of encoded images from records
@@ -115,7 +118,7 @@ class DecodeJob:
                            "evenness_threshold": self.evenness_threshold}
 
 
-def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64, workers: int = 8,
+def decode_files(model: Model, paths: Iterable[str | os.PathLike], *, batch_size: int = 64, workers: int = 8,
                  search: str | None = None) -> Iterator[Row]:
     """Reads the fingerprints in image files.
 
@@ -137,13 +140,13 @@ def decode_files(model, paths: Iterable[str | os.PathLike], *, batch_size: int =
     return decode_sources(model, image_sources(paths), batch_size=batch_size, workers=workers, search=search)
 
 
-def decode_sources(model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
+def decode_sources(model: Model, sources: Iterable[Source], *, batch_size: int = 64, workers: int = 8,
                    search: str | None = None, hashed: bool = False) -> Iterator[Row]:
     """Decodes as `decode_files` does, of images that `image_sources` has found; `hashed` as in DecodeJob."""
     return decode_contents(model, contents_of(sources), batch_size=batch_size, workers=workers, search=search, hashed=hashed)
 
 
-def decode_contents(model, contents: Iterable[tuple[str, str | bytes | FpganError]], *, batch_size: int = 64,
+def decode_contents(model: Model, contents: Iterable[tuple[str, str | bytes | FpganError]], *, batch_size: int = 64,
                     workers: int = 8, search: str | None = None, hashed: bool = False) -> Iterator[Row]:
     """Decodes as `decode_sources` does, of images as they come: names with paths, with the bytes of image files, or with
     errors.

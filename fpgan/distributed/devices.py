@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,12 +13,12 @@ from fpgan.errors import FpganError
 AXIS = "devices"  # the name of the mapped axis, for lax.pmean in per-device functions
 
 
-def pmap(function, **options):
+def pmap(function: Callable, **options: Any):
     """Maps a per-device function over the devices; the first argument, the state, is donated."""
     return jax.pmap(function, axis_name=AXIS, donate_argnums=0, **options)
 
 
-def replicate(tree, devices: Sequence | None = None):
+def replicate(tree: Any, devices: Sequence | None = None):
     """Puts a copy of every array on every local device, or on some of them: [...] -> [devices, ...]."""
     devices = devices or jax.local_devices()
     # NumPy's broadcasting is a view: no device ever holds more than its own copy.
@@ -26,7 +27,7 @@ def replicate(tree, devices: Sequence | None = None):
     return jax.pmap(lambda x: x, devices=devices)(jax.device_put(stacked, _split(devices)))
 
 
-def unreplicate(tree):
+def unreplicate(tree: Any):
     """Fetches this process's first copy of a replicated tree, as NumPy arrays."""
     return jax.tree.map(lambda x: x[0], jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree)))
 
@@ -84,13 +85,13 @@ def batch_parallel(function: Callable, devices: Sequence) -> Callable:
     return lambda params, *arrays: compiled(params, jax.device_put(arrays, shares))
 
 
-def copies(tree, devices: Sequence):
+def copies(tree: Any, devices: Sequence):
     """Puts a copy of every array on each of these devices, for `batch_parallel`: arrays of the same shapes."""
     mesh = Mesh(np.array(devices), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def copies_on(tree, devices: Sequence):
+def copies_on(tree: Any, devices: Sequence):
     """Returns a view of `copies` on some of their devices; nothing is copied."""
     sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 

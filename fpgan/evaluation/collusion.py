@@ -7,6 +7,7 @@ verdict names at least one of them and nobody else, which is what a provider can
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from fpgan.attribution.search import blocks
 from fpgan.attribution.soft_decision import Found, find_users
 from fpgan.errors import FpganError
 from fpgan.evaluation.samples import random_packed
+
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
 
 _MIXES_AT_ONCE = 64
 _PATCHES = 4  # a side
@@ -42,7 +46,7 @@ MIXES: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "mean": mean, "pixels": pixels, "patches": patches}
 
 
-def collusion(model, *, colluders: Sequence[int] = (2, 3, 5, 10), registry_sizes: Sequence[int] = (1_000, 1_000_000),
+def collusion(model: Model, *, colluders: Sequence[int] = (2, 3, 5, 10), registry_sizes: Sequence[int] = (1_000, 1_000_000),
               mixes: Sequence[str] = tuple(MIXES), trials: int = 200, seed: int = 0, false_positive_rate: float = 1e-6,
               batch_size: int = 16) -> list[dict]:
     """Measures whom the verdict names when K users mix their images.

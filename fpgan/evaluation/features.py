@@ -22,12 +22,17 @@ import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fpgan.errors import FpganError, missing_extra
 from fpgan.io.unpickle import read_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import jax
 
 NETWORKS = ("vgg16", "alexnet")
 NAMES = ("pixels", *NETWORKS)
@@ -154,7 +159,7 @@ def _compiled(base: str, layer: str, size: int):
     return jax.jit(functools.partial(network_features, base=base, layer=layer, size=size))
 
 
-def network_features(weights, images, *, base: str, layer: str, size: int):
+def network_features(weights: Sequence[tuple[jax.Array, jax.Array]], images: jax.Array, *, base: str, layer: str, size: int):
     """Computes the pooled features of one layer, as a pure JAX function.
 
     Args:

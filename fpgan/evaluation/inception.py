@@ -15,12 +15,16 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fpgan.errors import FpganError
 from fpgan.evaluation.features import Extractor
 from fpgan.io.torch_file import read_state_dict
+
+if TYPE_CHECKING:
+    import jax
 
 SIZE = 299
 FEATURES = 2048
@@ -128,7 +132,7 @@ def _compiled():
     return jax.jit(lambda weights, images: network(weights, preprocess(images)))
 
 
-def preprocess(images, size: int = SIZE):
+def preprocess(images: np.ndarray | jax.Array, size: int = SIZE):
     """Resizes images and brings them to [-1, 1]: uint8 [N, H, W, 3] -> float32 [N, size, size, 3]."""
     import jax
     import jax.numpy as jnp
@@ -137,7 +141,7 @@ def preprocess(images, size: int = SIZE):
     return 2 * jax.image.resize(x, (len(x), size, size, 3), "linear", antialias=False) - 1
 
 
-def network(weights: dict, x):
+def network(weights: dict, x: jax.Array):
     """Computes the pooled features: float32 [N, H, W, 3] in [-1, 1], 75 pixels a side or more -> float32 [N, 2048]."""
     x = _run(weights, "", _STEM, x)
     for block, kind in _BLOCKS.items():

@@ -8,6 +8,7 @@ the same pool.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from fpgan.evaluation.samples import random_packed
 from fpgan.io.images import encode_png, read_image
 from fpgan.perturbations.registry import apply
 
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
+
 COUNTS = (1, 2, 4, 8, 16)
 DAMAGED = ("jpeg:50", "noise:16")  # beyond what one image survives
 _SUSPECTS_AT_ONCE = 16
 
 
-def pooling(model, perturbations: Sequence[str] = DAMAGED, *, counts: Sequence[int] = COUNTS, suspects: int = 100,
+def pooling(model: Model, perturbations: Sequence[str] = DAMAGED, *, counts: Sequence[int] = COUNTS, suspects: int = 100,
             registry_size: int = 1_000_000, seed: int = 0, false_positive_rate: float = 1e-6,
             batch_size: int = 16) -> list[dict]:
     """Measures the share of suspects attributed to the right user, over numbers of pooled images.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, read_image, read_whole
 from fpgan.model.reading import search_of
 from fpgan.perturbations.registry import apply, expand
+
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
 
 Progress = Callable[[str, int, int], None]
 _CHUNK = 256  # images in memory at a time, beside the unperturbed ones
@@ -60,7 +63,7 @@ class Sample(NamedTuple):
     bits: np.ndarray
 
 
-def draw_sample(model, trial: Trial, batch_size: int = 16) -> Sample:
+def draw_sample(model: Model, trial: Trial, batch_size: int = 16) -> Sample:
     """Generates images, each with a fingerprint and a latent of its own.
 
     Args:
@@ -74,7 +77,7 @@ def draw_sample(model, trial: Trial, batch_size: int = 16) -> Sample:
     return Sample(model.generate(bits, seeds, batch_size=batch_size), bits)
 
 
-def measure(model, specs: Sequence[str], sample: Sample, trial: Trial,
+def measure(model: Model, specs: Sequence[str], sample: Sample, trial: Trial,
             progress: Progress = lambda part, done, total: None) -> Iterator[dict]:
     """Perturbs images, reads them, and compares with what was put in.
 

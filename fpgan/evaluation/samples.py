@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from fpgan.evaluation.features import Extractor
 from fpgan.io.images import to_uint8
 from fpgan.perturbations.registry import apply
 from fpgan.perturbations.suites import SAVED
+
+if TYPE_CHECKING:
+    from fpgan.data.sources import ImageSource
+    from fpgan.model.model import Model
 
 MOST_PAIRS = 500  # images kept for consistency and for diversity
 _CHUNK = 256  # images in memory at a time
@@ -115,7 +119,7 @@ def draw(settings: Settings, n_bits: int) -> Draws:
     )
 
 
-def measure_generated(model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Generated:
+def measure_generated(model: Model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Generated:
     """Generates the model's images, saves each in every way, and decodes.
 
     Raises:
@@ -142,7 +146,7 @@ def measure_generated(model, draws: Draws, settings: Settings, extractor: Extrac
     return Generated(logits, features, kept, *again)
 
 
-def measure_negatives(model, source, settings: Settings, extractor: Extractor | None,
+def measure_negatives(model: Model, source: ImageSource, settings: Settings, extractor: Extractor | None,
                     progress: Progress) -> Negatives:
     """Decodes a random choice of a source's images: `count` of them, or all if there are fewer."""
     rng = np.random.default_rng([settings.seed, 1])

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,10 +35,14 @@ from fpgan.evaluation.samples import (
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
 
+if TYPE_CHECKING:
+    from fpgan.data.sources import ImageSource
+    from fpgan.model.model import Model
+
 LEAST_COUNT = 20  # two images for each block of the kernel distance
 
 
-def evaluate(model, source, settings: Settings, *, others: Sequence = (),
+def evaluate(model: Model, source: ImageSource, settings: Settings, *, others: Sequence = (),
              progress: Progress | None = None) -> dict:
     """Measures a model.
 

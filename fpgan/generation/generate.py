@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fpgan.attribution.registry import Registry
 from fpgan.distributed.devices import local_devices
@@ -26,11 +26,14 @@ from fpgan.generation.shards import KINDS, Shard
 from fpgan.io.provenance import cpu_count
 from fpgan.model.programs import SMALLEST, check_batch_size, fitting_batch
 
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
+
 IN_FLIGHT = 4  # batches of all devices that are generated or encoded at the same time
 _GENERATING = 2  # of them on the device: one computes while another comes back
 
 
-def generate_set(model, registry: Registry, folder: str | os.PathLike, *, per_user: int, seed: int,
+def generate_set(model: Model, registry: Registry, folder: str | os.PathLike, *, per_user: int, seed: int,
                  container: str = "files", encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE,
                  process: Process | None = None, workers: int | None = None, devices: int | None = None,
                  progress: Callable[[int, int], None] | None = None,

@@ -22,6 +22,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,11 @@ from fpgan.fingerprint import Fingerprint
 from fpgan.io.images import ENCODERS
 from fpgan.io.inputs import Field, check_fields, read_json
 from fpgan.io.records import import_array_record
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
+
+    from fpgan.model.model import Model
 
 CONTAINERS = ("files", "array_record")
 ENCODINGS = tuple(ENCODERS)
@@ -168,8 +174,8 @@ def label(registry: Registry, instance: int) -> str:
     return registry.at(instance).hex if user is None else user
 
 
-def sample_set(model, registry: Registry, *, per_user: int, seed: int, container: str = "files", encoding: str = "png",
-               batch_size: int = 16, shard_size: int = SHARD_SIZE) -> SampleSet:
+def sample_set(model: Model, registry: Registry, *, per_user: int, seed: int, container: str = "files",
+               encoding: str = "png", batch_size: int = 16, shard_size: int = SHARD_SIZE) -> SampleSet:
     """Describes a set, see `Settings` for the arguments.
 
     Raises:
@@ -199,7 +205,7 @@ def _check_shards(shards: int, where: str = "") -> None:
         raise FpganError(f"{where}the set has {shards:,} shards; expected {MAX_SHARDS:,} at most: raise --shard-size")
 
 
-def names_digest(users: Sequence[str | None], digest=None):
+def names_digest(users: Sequence[str | None], digest: HASH | None = None):
     """Goes on with (or begins) the SHA-256 of user ids: a line each, empty for an instance without one."""
     digest = digest or hashlib.sha256()
     digest.update("".join(f"{user or ''}\n" for user in users).encode("utf-8", "surrogatepass"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,6 +37,9 @@ from fpgan.io.images import read_image
 from fpgan.io.inputs import read_bytes
 from fpgan.io.provenance import cpu_count
 from fpgan.io.records import record_reader
+
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
 
 MAX_MANIFEST, MAX_IMAGE = 1 << 30, 1 << 28  # bytes
 SHOWN = 10  # problems that are kept word by word
@@ -111,7 +115,7 @@ class _ShardReport:
     problems: Problems = field(default_factory=Problems)
 
 
-def verify_set(folder: str | os.PathLike, model=None, *, decode: int = 0, seed: int | None = None,
+def verify_set(folder: str | os.PathLike, model: Model | None = None, *, decode: int = 0, seed: int | None = None,
                workers: int | None = None, false_positive_rate: float = 1e-6,
                progress: Callable[[int, int], None] | None = None) -> Report:
     """Checks a sample set.

@@ -8,13 +8,16 @@ import importlib
 import io
 import os
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from fpgan.errors import FpganError, reason, shown
 from fpgan.io.inputs import Budget, open_regular
+
+if TYPE_CHECKING:
+    import jax
 
 FORMATS = {  # of Pillow, and the endings of their files; no other is opened, whatever a file is named
     "PNG": (".png", ".apng"), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",), "BMP": (".bmp",),
@@ -35,7 +38,7 @@ CROPS = ("center", "none", "celeba128")
 _CELEBA_CENTRE, _CELEBA_SIDE = (89, 121), 128  # x, y in the aligned 178 x 218 images
 
 
-def to_uint8(x) -> np.ndarray:
+def to_uint8(x: np.ndarray | jax.Array) -> np.ndarray:
     """Turns float [-1, 1] into 8-bit grey levels: clip(floor(127.5 x + 128), 0, 255), any shape."""
     scaled = np.floor(np.asarray(x, np.float32) * np.float32(127.5) + np.float32(128))
     return np.clip(scaled, 0, 255).astype(np.uint8)

@@ -14,10 +14,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from fpgan.errors import FpganError, missing_extra, reason
 from fpgan.io.files import create_file
 from fpgan.io.inputs import read_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 TILE = 256
 HASH_BYTES = 32
@@ -179,12 +183,12 @@ def create_signing_key(path: str | os.PathLike):
     return read_signing_key(path)
 
 
-def public_key(key) -> str:
+def public_key(key: Ed25519PrivateKey) -> str:
     """Returns the 64 hexadecimal digits of the public key that belongs to a private one."""
     return key.public_key().public_bytes_raw().hex()
 
 
-def signed(document: dict, key) -> dict:
+def signed(document: dict, key: Ed25519PrivateKey) -> dict:
     """Returns a JSON object with `public_key` and `signature` added, which is over the canonical text of all else."""
     document = document | {"public_key": public_key(key)}
     return document | {"signature": key.sign(canonical(document)).hex()}

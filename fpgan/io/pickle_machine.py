@@ -4,15 +4,21 @@ Python's own machine calls whatever a file names, and allocates whatever size th
 may contain stand for functions below; an array is never larger than its bytes in the file.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import pickletools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from fpgan.errors import printable
+
+if TYPE_CHECKING:
+    import mmap
 
 _MAX_INSTRUCTIONS = 1_000_000  # the authors' largest file has some tens of thousands
 _MAX_INTEGER_BITS = 64
@@ -65,7 +71,7 @@ class Name:
     storage: str | None = None
 
 
-def brief(value) -> str:
+def brief(value: object) -> str:
     """Returns a short description of a value from the file on one line; big or nested values by their type alone."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return printable(repr(value)[:80])
@@ -74,7 +80,8 @@ def brief(value) -> str:
     return f"a {type(value).__name__.strip('_')}"
 
 
-def run(content, names: Mapping[tuple[str, str], Name] | None = None, persistent: Callable | None = None) -> object:
+def run(content: bytes | BinaryIO | mmap.mmap, names: Mapping[tuple[str, str], Name] | None = None,
+        persistent: Callable | None = None) -> object:
     """Runs the pickle's instructions; returns what is on top of the stack at the end.
 
     Args:

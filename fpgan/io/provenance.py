@@ -7,8 +7,12 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fpgan.version import __version__
+
+if TYPE_CHECKING:
+    import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "safetensors")
 
@@ -36,7 +40,7 @@ def provenance(command: str, packages: Sequence[str] = ()) -> dict:
     }
 
 
-def device_name(device) -> str:
+def device_name(device: jax.Device) -> str:
     """Names a JAX device: its kind on an accelerator, model and usable threads of the processor on a CPU."""
     if device.platform != "cpu":
         return device.device_kind

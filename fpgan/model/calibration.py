@@ -3,7 +3,10 @@
 The most even of several poses is more even by chance; so each search has a threshold of its own.
 """
 
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -11,6 +14,13 @@ from fpgan.attribution.verdict import evenness
 from fpgan.errors import FpganError
 from fpgan.model.model import Model
 from fpgan.model.reading import SEARCHES
+
+if TYPE_CHECKING:
+    class _Images(Protocol):
+        """Numbered images, as an ImageSource: uint8 [R, R, 3] each."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, index: int) -> np.ndarray: ...
 
 _COUNTS = {"fast": 512, "full": 128}  # images of each kind: a full search takes a few hundred decodes for some
 LEAST_ACCURACY = 0.75  # of a decoder whose logits mean anything: halfway between chance and certainty
@@ -20,7 +30,7 @@ class NotCalibrated(FpganError):
     """There is no evenness of logits that tells a model's own images from others; says why."""
 
 
-def search_thresholds(model: Model, source, seed: int) -> dict[str, float]:
+def search_thresholds(model: Model, source: _Images, seed: int) -> dict[str, float]:
     """Returns the evenness thresholds of all searches but "none", by name, without those for which there is none.
 
     Args:
@@ -33,7 +43,7 @@ def search_thresholds(model: Model, source, seed: int) -> dict[str, float]:
     return found
 
 
-def evenness_threshold(model: Model, source, seed: int, count: int = 512, search: str = "none") -> float:
+def evenness_threshold(model: Model, source: _Images, seed: int, count: int = 512, search: str = "none") -> float:
     """Returns an evenness of logits that tells the model's own images from its training images.
 
     It is empirical; the p-value of an attribution does not depend on it.

@@ -9,7 +9,7 @@ import numpy as np
 
 from fpgan.distributed.devices import copies, copies_on, local_devices
 from fpgan.errors import FpganError
-from fpgan.fingerprint import as_bits
+from fpgan.fingerprint import Fingerprint, as_bits
 from fpgan.io.images import to_uint8
 from fpgan.model import DEFAULT_MODEL
 from fpgan.model.format import (
@@ -97,8 +97,9 @@ class Model:
         """Height and width of the images in pixels."""
         return self.config.resolution
 
-    def generate(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None,
-                 batch_size: int = 16, devices: int | None = None, exact: bool = False) -> np.ndarray:
+    def generate(self, fingerprints: Fingerprint | str | np.ndarray | Sequence, seeds: int | Sequence[int] | np.ndarray, *,
+                 labels: int | Sequence[int] | np.ndarray | None = None, batch_size: int = 16, devices: int | None = None,
+                 exact: bool = False) -> np.ndarray:
         """Generates 8-bit images: one instance of the model per fingerprint, one latent per seed.
 
         Args:
@@ -121,8 +122,9 @@ class Model:
         return to_uint8(self.generate_float(fingerprints, seeds, labels=labels, batch_size=batch_size, devices=devices,
                                             exact=exact))
 
-    def generate_float(self, fingerprints, seeds: int | Sequence[int] | np.ndarray, *, labels=None, batch_size: int = 16,
-                       devices: int | None = None, exact: bool = False) -> np.ndarray:
+    def generate_float(self, fingerprints: Fingerprint | str | np.ndarray | Sequence,
+                       seeds: int | Sequence[int] | np.ndarray, *, labels: int | Sequence[int] | np.ndarray | None = None,
+                       batch_size: int = 16, devices: int | None = None, exact: bool = False) -> np.ndarray:
         """Generates as `generate` does, before rounding: float32 [N, R, R, channels], nominally in [-1, 1], not clipped."""
         bits = as_bits(fingerprints, self.n_bits).astype(np.float32)  # [N or 1, n]
         inputs = {"fingerprints": bits, "seeds": check_seeds(seeds)}
@@ -248,7 +250,7 @@ def from_params(config: NetworkConfig, params: dict, info: dict) -> Model:
     return Model(config, params, info)
 
 
-def check_seeds(seeds) -> np.ndarray:
+def check_seeds(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:
     """Returns seeds as uint32 [N], or raises FpganError when they are no integers in [0, 2^32)."""
     seeds = np.atleast_1d(np.asarray(seeds))
     if seeds.ndim != 1 or (seeds.size and seeds.dtype.kind not in "iu"):

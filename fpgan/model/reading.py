@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,19 @@ from fpgan.attribution.search import blocks
 from fpgan.attribution.verdict import evenness
 from fpgan.errors import FpganError
 from fpgan.model import poses
+
+if TYPE_CHECKING:
+    class _Model(Protocol):
+        """What is asked of a `fpgan.Model`, which is built on this file; an `aligner` it may have or not."""
+
+        @property
+        def info(self) -> dict: ...
+        @property
+        def n_bits(self) -> int: ...
+        @property
+        def resolution(self) -> int: ...
+        def decode(self, images: np.ndarray, *, poses: np.ndarray | None = None, batch_size: int = 64) -> np.ndarray: ...
+        def locate(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray: ...
 
 SEARCHED = {  # the searches, in words
     "none": "each image as it is",
@@ -79,7 +92,7 @@ class Reading:
         return len(self.logits)
 
 
-def search_of(model, search: str | None) -> str:
+def search_of(model: _Model, search: str | None) -> str:
     """Returns the search that is meant; None means "fast" for a model with an aligner, else "none".
 
     Raises:
@@ -92,7 +105,7 @@ def search_of(model, search: str | None) -> str:
     return search
 
 
-def searched(model, search: str | None = None) -> str:
+def searched(model: _Model, search: str | None = None) -> str:
     """Says in words where a search looks for the picture, and why that costs no factor."""
     search = search_of(model, search)
     words = SEARCHED[search]
@@ -101,7 +114,7 @@ def searched(model, search: str | None = None) -> str:
     return words if search == "none" else f"{words};\n  the image alone decides which, so that p needs no factor"
 
 
-def poses_tried(model, search: str | None = None) -> int:
+def poses_tried(model: _Model, search: str | None = None) -> int:
     """Counts the poses at which an image that is not clearly right is read, itself among them."""
     search, aligned = search_of(model, search), getattr(model, "aligner", None) is not None
     fast = 1 + (1 if aligned else len(poses.turns()))
@@ -109,7 +122,7 @@ def poses_tried(model, search: str | None = None) -> int:
     return {"none": 1, "fast": fast, "full": fast + near + sum(map(len, poses.grids(model.resolution)))}[search]
 
 
-def threshold_for(model, search: str | None = None) -> float | None:
+def threshold_for(model: _Model, search: str | None = None) -> float | None:
     """Returns the evenness from which on an image counts as fingerprinted, as calibrated for a search; None if it is not.
 
     The most even of several poses is more even by chance, so that each search has a threshold of its own.
@@ -120,7 +133,7 @@ def threshold_for(model, search: str | None = None) -> float | None:
     return (model.info.get("search_thresholds") or {}).get(search)
 
 
-def read(model, images: np.ndarray, search: str | None = None, batch_size: int = 64,
+def read(model: _Model, images: np.ndarray, search: str | None = None, batch_size: int = 64,
          wholes: Sequence[np.ndarray | None] | None = None) -> Reading:
     """Reads images, see `fpgan.Model.read`.
 

@@ -80,7 +80,7 @@ class Aligner(nn.Module):
         return CORNERS + x[:, :8].reshape(-1, 4, 2), x[:, 8:]
 
 
-def quadrangle_of(corners, turn):
+def quadrangle_of(corners: np.ndarray | jax.Array, turn: np.ndarray | jax.Array):
     """Puts corners into the order of the image, the upper left one first: what the network is asked for.
 
     Args:
@@ -94,13 +94,13 @@ def quadrangle_of(corners, turn):
     return xp.take_along_axis(corners, xp.argsort(xp.asarray(ORDERS)[turn], axis=-1)[..., None], axis=-2)
 
 
-def corners_of(quadrangle, turn):
+def corners_of(quadrangle: np.ndarray | jax.Array, turn: np.ndarray | jax.Array):
     """Returns the places of the picture's own corners; undoes `quadrangle_of`. [..., 4, 2], int [...] -> [..., 4, 2]."""
     xp = quadrangle.__array_namespace__()
     return xp.take_along_axis(quadrangle, xp.asarray(ORDERS)[turn][..., None], axis=-2)
 
 
-def project(homography, points):
+def project(homography: np.ndarray | jax.Array, points: np.ndarray | jax.Array):
     """Computes where points go: [..., 3, 3], [..., P, 2] -> [..., P, 2]."""
     xp = homography.__array_namespace__()
     ones = xp.ones_like(points[..., :1])
@@ -108,7 +108,7 @@ def project(homography, points):
     return moved[..., :2] / moved[..., 2:]
 
 
-def homography_of(corners):
+def homography_of(corners: np.ndarray | jax.Array):
     """Computes the homography that takes the corners of the square to four points (Heckbert 1989, section 2.2.3).
 
     Args:
@@ -130,7 +130,7 @@ def homography_of(corners):
     return matrix / matrix[..., 2:, 2:]
 
 
-def is_sound(quadrangle, least: float = 0.02):
+def is_sound(quadrangle: np.ndarray | jax.Array, least: float = 0.02):
     """Tells which quadrangles are convex, not mirrored and not flat, so that a camera may have seen them.
 
     Args:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from fpgan.errors import FpganError, shown
 
@@ -137,7 +139,7 @@ class NetworkConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields) -> "NetworkConfig":
+    def from_dict(cls, fields: Mapping[str, Any]) -> "NetworkConfig":
         """Builds the config from a mapping; an unknown field raises FpganError."""
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:

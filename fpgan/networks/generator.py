@@ -119,7 +119,7 @@ class Generator(nn.Module):
         """
         return self.synthesis(latents, self.styles(fingerprints, labels), noise_keys)
 
-    def styles(self, fingerprints, labels=None) -> jax.Array:
+    def styles(self, fingerprints: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         """Computes the style of every layer, [N, num_layers, style_size]: the same vector, repeated."""
         style = self.mapping(fingerprints, labels)
         return jnp.repeat(style[:, None], self.config.num_layers, axis=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -187,7 +188,7 @@ def scaled_size(size: Size, fraction: float) -> Size:
     return max(1, round(fraction * size[0])), max(1, round(fraction * size[1]))
 
 
-def crop(image: np.ndarray, *drawn, box: Callable[..., Box], back: bool) -> np.ndarray:
+def crop(image: np.ndarray, *drawn: Any, box: Callable[..., Box], back: bool) -> np.ndarray:
     """Cuts out a box.
 
     Args:
@@ -204,7 +205,7 @@ def crop(image: np.ndarray, *drawn, box: Callable[..., Box], back: bool) -> np.n
     return np.array(Image.fromarray(part).resize((width, height), _BICUBIC))
 
 
-def place_crop(size: Size, *drawn, box: Callable[..., Box], back: bool) -> Placement:
+def place_crop(size: Size, *drawn: Any, box: Callable[..., Box], back: bool) -> Placement:
     """Returns where `crop` puts the picture."""
     left, top, right, bottom = place = box(size, *drawn)
     return Placement(fill_from(place, size), size if back else (bottom - top, right - left))

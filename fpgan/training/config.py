@@ -114,7 +114,7 @@ def renamed(fields: dict) -> dict:
     return {RENAMED.get(key, key): value for key, value in fields.items()}
 
 
-def set_field(config: ml_collections.ConfigDict, key: str, value) -> None:
+def set_field(config: ml_collections.ConfigDict, key: str, value: object) -> None:
     """Sets the field with a dotted key, which the config has."""
     node, leaf = place(config, key)
     node[leaf] = value
@@ -165,7 +165,7 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def check_batch(config, devices: int) -> None:
+def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
     """Checks that a batch divides evenly over the devices, with whole minibatch groups on each.
 
     Raises:

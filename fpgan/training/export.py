@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import ml_collections
 
 from fpgan.data.sources import open_other, open_source
 from fpgan.distributed.work import Claim, claim
@@ -148,7 +149,7 @@ def exporting(out: str | Path) -> Iterator[None]:
             held.remove()
 
 
-def training_info(workdir: str | Path, config, step: int) -> dict:
+def training_info(workdir: str | Path, config: ml_collections.ConfigDict, step: int) -> dict:
     """Returns what a model's config.json tells about its training."""
     data, history = read_json(Path(workdir) / "data.json"), read_history(workdir)
     some = {key: value for key, value in (("classes", data.get("classes")), ("history", history)) if value}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 
 from fpgan.data.sources import ImageSource, open_source
@@ -36,7 +37,7 @@ class TrainingDiverged(FpganError):
     """A loss or a parameter is no longer finite."""
 
 
-def train(config, workdir: str | Path, report: Callable[[str], None] = lambda line: None, *,
+def train(config: ml_collections.ConfigDict, workdir: str | Path, report: Callable[[str], None] = lambda line: None, *,
           fork: str | Path | None = None, extend: bool = False, trace: StepTrace | None = None) -> TrainState:
     """Trains, or continues to train, in a working directory.
 
@@ -134,7 +135,7 @@ class Run:
         self.saved = state
 
 
-def loop(run: Run, every, stop: StopFlag) -> None:
+def loop(run: Run, every: ml_collections.ConfigDict, stop: StopFlag) -> None:
     """Runs the steps, and after each what is due: measurement, log, checkpoint, sample grids.
 
     Args:
@@ -167,7 +168,7 @@ def due(every: int, done: int, end: bool) -> bool:
     return every > 0 and (end or done % every == 0)
 
 
-def set_up(config, workdir: Path, report: Callable[[str], None], fork: str | Path | None = None,
+def set_up(config: ml_collections.ConfigDict, workdir: Path, report: Callable[[str], None], fork: str | Path | None = None,
            extend: bool = False) -> Run:
     """Opens data, checkpoints and log, makes the state, and compiles the phases; what the user can mend is told here."""
     history = next_history(workdir, config, fork, extend) if is_main() else []
@@ -197,7 +198,7 @@ def set_up(config, workdir: Path, report: Callable[[str], None], fork: str | Pat
                checkpoints, Log(workdir, start, last, config.batch_size, report))
 
 
-def check_classes(config, source: ImageSource) -> None:
+def check_classes(config: ml_collections.ConfigDict, source: ImageSource) -> None:
     """Raises FpganError if a model with classes has others than the data."""
     size, names = config.network.label_size, source.classes
     if size and size != len(names):
@@ -207,7 +208,7 @@ def check_classes(config, source: ImageSource) -> None:
                          f"{len(names)}" + " (0: without classes)" * bool(names))
 
 
-def check_sameness(config, workdir: Path, source: ImageSource, fork: str | Path | None) -> None:
+def check_sameness(config: ml_collections.ConfigDict, workdir: Path, source: ImageSource, fork: str | Path | None) -> None:
     """Ends a run whose processes differ in what has to be the same: config, data, and the checkpoints they see."""
     group = runtime.process_group()
     if group:
@@ -262,7 +263,7 @@ def closing(run: Run) -> Iterator[None]:
         run.log.close()
 
 
-def first_state(config, checkpoints: Checkpoints, report: Callable[[str], None],
+def first_state(config: ml_collections.ConfigDict, checkpoints: Checkpoints, report: Callable[[str], None],
                 fork: str | Path | None = None) -> TrainState:
     """Returns the newest checkpoint of this run; without one that of `fork`, the model `init_from`, or a fresh start."""
     fresh = init_state(config)
@@ -284,7 +285,7 @@ def first_state(config, checkpoints: Checkpoints, report: Callable[[str], None],
     return fresh
 
 
-def real_batches(config, source: ImageSource, start: int) -> Iterator:
+def real_batches(config: ml_collections.ConfigDict, source: ImageSource, start: int) -> Iterator:
     """Yields what the phases take as images: the whole set, on the devices, or batch after batch from a step on."""
     labeled = bool(config.network.label_size)
     if config.data.resident:

@@ -11,6 +11,8 @@ Generator and decoder minimise, summed with their weights (Yu et al. 2022, equat
 and the discriminator softplus(D(fake)) + softplus(-D(real)) + gamma/2 |grad D(real)|^2.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -100,7 +102,8 @@ def path_lengths(style_gradients: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(style_gradients), axis=2), axis=1))
 
 
-def path_length_penalty(lengths: jax.Array, running_mean: jax.Array, decay: float = 0.01, mean=jnp.mean):
+def path_length_penalty(lengths: jax.Array, running_mean: jax.Array, decay: float = 0.01,
+                        mean: Callable[[jax.Array], jax.Array] = jnp.mean):
     """Computes the squared deviation of the path lengths from their running mean, which is updated first.
 
     Args:

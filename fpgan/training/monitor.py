@@ -6,11 +6,14 @@ The inputs are the same at every measurement of a run and of all runs with its s
 changes the state: a run with it gives the same bits as one without.
 """
 
+from __future__ import annotations
+
 import functools
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -26,12 +29,17 @@ from fpgan.model.model import Model, from_params
 from fpgan.training.config import architecture
 from fpgan.training.state import TrainState, averaged_params
 
+if TYPE_CHECKING:
+    import ml_collections
+
+    from fpgan.data.sources import ImageSource
+
 _BATCH = 50  # images per call of the two compiled programs, and in memory
 _PAIRS = 200  # images that are made again with a second fingerprint
 ROWS = COLUMNS = 8
 
 
-def open_monitor(config, source) -> Callable[[TrainState], dict[str, float]]:
+def open_monitor(config: ml_collections.ConfigDict, source: ImageSource) -> Callable[[TrainState], dict[str, float]]:
     """Returns what measures a replicated state: a Monitor in the main process of a run that is measured, else nothing.
 
     Args:
@@ -108,7 +116,7 @@ def _parts(count: int) -> list[slice]:
     return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
 
 
-def write_grids(workdir: Path, config, source, state) -> dict:
+def write_grids(workdir: Path, config: ml_collections.ConfigDict, source: ImageSource, state: TrainState) -> dict:
     """Writes grids/STEP-random.png, -one_latent.png, -one_fingerprint.png and, at step 0, grids/reals.png.
 
     Args:

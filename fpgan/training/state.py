@@ -5,6 +5,7 @@ from pathlib import Path
 import flax.struct
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from fpgan.errors import FpganError
@@ -39,7 +40,7 @@ class TrainState:
     image_terms: jax.Array
 
 
-def adam(config, network: str) -> optax.GradientTransformation:
+def adam(config: ml_collections.ConfigDict, network: str) -> optax.GradientTransformation:
     """Returns Adam without its learning rate, its betas corrected for lazy regularisation.
 
     With a regulariser every k steps on the same moments, beta becomes beta^(k/(k+1)) (Karras et al. 2020, appendix B).
@@ -53,27 +54,27 @@ def adam(config, network: str) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=o.beta1**power, b2=o.beta2**power, eps=o.epsilon)
 
 
-def lazy_factor(config, network: str) -> float:
+def lazy_factor(config: ml_collections.ConfigDict, network: str) -> float:
     """Returns k/(k+1) where the network has a regulariser every k steps, 1 where it has none."""
     weight, interval = ((config.objective.r1_gamma, config.objective.r1_interval) if network == "discriminator"
                         else (config.objective.path_length, config.objective.path_length_interval))
     return interval / (interval + 1) if weight else 1.0
 
 
-def init_state(config) -> TrainState:
+def init_state(config: ml_collections.ConfigDict) -> TrainState:
     """Returns the state at step 0 of a training config; its parameters depend on config.seed and architecture alone."""
     key = jax.random.key(config.seed, impl="threefry2x32")
     return state_from_params(config, jax.jit(init_params, static_argnums=0)(architecture(config), key))
 
 
-def state_from_fork(config, state: TrainState) -> TrainState:
+def state_from_fork(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
     """Returns the state of another run as the start of one with this config: whole, without a curriculum if it has none."""
     if config.curriculum.bits_first:
         return state
     return state.replace(progress=jnp.full((), 2.0), image_terms=jnp.ones((), bool))
 
 
-def state_from_params(config, params: dict) -> TrainState:
+def state_from_params(config: ml_collections.ConfigDict, params: dict) -> TrainState:
     """Returns a fresh state around given parameters, for a start from scratch or from another model."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -87,7 +88,7 @@ def state_from_params(config, params: dict) -> TrainState:
     )
 
 
-def params_from_model(config, fresh: dict) -> dict:
+def params_from_model(config: ml_collections.ConfigDict, fresh: dict) -> dict:
     """Returns the parameters of the saved model `config.init_from` as the start of a training run.
 
     Args:
@@ -122,7 +123,7 @@ def params_from_model(config, fresh: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda place, old: pick(place, old, saved), fresh)
 
 
-def averaged_params(config, state) -> dict:
+def averaged_params(config: ml_collections.ConfigDict, state: TrainState) -> dict:
     """Returns the parameters that a model of this state consists of, as trained: {"generator", "decoder"} -> nested dict
     of arrays.
 
@@ -136,7 +137,7 @@ def averaged_params(config, state) -> dict:
 STAGE_INTERVAL = 16  # steps between the moments at which the image terms are let in or out
 
 
-def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
+def apply_gradients(config: ml_collections.ConfigDict, state: TrainState, gradients: dict) -> TrainState:
     """Takes one Adam step for the networks that have gradients."""
     params, optimizer = dict(state.params), dict(state.optimizer)
     for name, gradient in gradients.items():
@@ -146,7 +147,7 @@ def apply_gradients(config, state: TrainState, gradients: dict) -> TrainState:
     return state.replace(params=params, optimizer=optimizer)
 
 
-def learning_rate(config, network: str, state: TrainState) -> jax.Array:
+def learning_rate(config: ml_collections.ConfigDict, network: str, state: TrainState) -> jax.Array:
     """Computes the network's learning rate: constant, then falling linearly to 0 over the last `decay_images`.
 
     While the bits come first, generator and decoder learn faster by `curriculum.learning_rate_factor`.
@@ -161,7 +162,7 @@ def learning_rate(config, network: str, state: TrainState) -> jax.Array:
     return rate
 
 
-def update_averages(config, state: TrainState) -> TrainState:
+def update_averages(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
     """Moves the averages of generator and decoder towards their parameters (half-life in images)."""
     beta = 0.5 ** (config.batch_size / config.ema_half_life_images)
     ema = jax.tree.map(lambda average, value: value + (average - value) * beta,
@@ -181,7 +182,7 @@ def perturbation_level(state: TrainState) -> jax.Array:
     return jnp.clip(state.progress, 0, 1)
 
 
-def latent_scale(config, state: TrainState) -> jax.Array:
+def latent_scale(config: ml_collections.ConfigDict, state: TrainState) -> jax.Array:
     """Returns the standard deviation of the latents: from `curriculum.latent_scale` to 1 in the first stage of the
     curriculum.
     """
@@ -189,7 +190,7 @@ def latent_scale(config, state: TrainState) -> jax.Array:
     return start + (1 - start) * jnp.clip(state.progress, 0, 1)
 
 
-def advance_curriculum(config, state: TrainState, accuracy: jax.Array) -> TrainState:
+def advance_curriculum(config: ml_collections.ConfigDict, state: TrainState, accuracy: jax.Array) -> TrainState:
     """Counts the step, and moves the curriculum on if the running bit accuracy allows it.
 
     With `bits_first`, `progress` waits at 0 until the accuracy reaches `start_accuracy`. Then, in two stages, it rises

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from jax import lax
 
 from fpgan.data.shuffle import shuffled_index
@@ -77,7 +78,7 @@ class Setup:
         return architecture(self.config)
 
 
-def phases(config, device_batch: int, resident: bool) -> tuple[Phase, ...]:
+def phases(config: ml_collections.ConfigDict, device_batch: int, resident: bool) -> tuple[Phase, ...]:
     """Returns the phases of a step in their order.
 
     Args:
@@ -159,7 +160,7 @@ def generator_terms(setup: Setup, params: dict, discriminator: dict, inputs: dic
     return terms
 
 
-def term_weights(config, ramp: jax.Array) -> dict:
+def term_weights(config: ml_collections.ConfigDict, ramp: jax.Array) -> dict:
     """Returns the weight of every term; the curriculum holds back the image terms: their weight is multiplied by `ramp`.
 
     That of the fingerprint falls, by the same ramp, from `curriculum.fingerprint_factor` times its value.
@@ -286,7 +287,8 @@ def draw_label(key: jax.Array, label_size: int) -> jax.Array:
     return jax.nn.one_hot(jax.random.randint(key, (), 0, label_size), label_size)
 
 
-def draw_reals(setup: Setup, step: jax.Array, images, mirror_keys: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+def draw_reals(setup: Setup, step: jax.Array, images: jax.Array | tuple[jax.Array, jax.Array],
+               mirror_keys: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """Returns this device's real images of a step and their classes.
 
     Args:

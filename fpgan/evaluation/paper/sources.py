@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fpgan.data.sources import data_settings, open_other, open_source
 from fpgan.errors import FpganError
 from fpgan.evaluation.paper.study import Study
+
+if TYPE_CHECKING:
+    from fpgan.model.model import Model
 
 SILENT_STRENGTH = 1e-6  # of the fingerprint, where 0 is not a strength
 
@@ -47,7 +51,7 @@ def other_images(study: Study, name: str, count: int) -> np.ndarray:
     return source.read(chosen)
 
 
-def silent(model):
+def silent(model: Model):
     """Returns the same generator with its fingerprint input turned down to nothing, and a name for it.
 
     It is the strictest twin there is: it differs by nothing but the fingerprint. But no image like its own was seen in

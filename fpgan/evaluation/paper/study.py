@@ -13,12 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fpgan.errors import FpganError
 from fpgan.evaluation.robustness import Sample, Trial, draw_sample
 from fpgan.io.files import write_file
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fpgan.model.model import Model
 
 Progress = Callable[[str, int, int], None]
 
@@ -99,7 +105,8 @@ class Study:
         """The model's images, each with a fingerprint and a latent of its own; made when they are first needed."""
         return draw_sample(self.model, self.plan.trial, self.plan.batch_size)
 
-    def measured(self, suite: str, part: str, make: Callable[[], dict], *, model=None, **settings) -> dict:
+    def measured(self, suite: str, part: str, make: Callable[[], dict], *, model: Model | None = None,
+                 **settings: Any) -> dict:
         """Returns what was found for a part: from the journal, or measured now.
 
         Args:
@@ -135,12 +142,12 @@ class Study:
         """Draws distinct seeds of latents as uint32 [count]."""
         return self.rng(1000 + stream).choice(2**32, count, replace=False).astype(np.uint32)
 
-    def generate(self, bits: np.ndarray, seeds: np.ndarray, model=None) -> np.ndarray:
+    def generate(self, bits: np.ndarray, seeds: np.ndarray, model: Model | None = None) -> np.ndarray:
         """Generates uint8 [N, R, R, 3] in the plan's batches."""
         return (model or self.model).generate(bits, seeds, batch_size=self.plan.batch_size)
 
 
-def identity(model) -> str:
+def identity(model: Model) -> str:
     """Names a model and its parameters."""
     return f"{model.name} {model.hash}"
 

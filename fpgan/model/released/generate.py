@@ -4,8 +4,11 @@ Needs NumPy and Pillow, and onnxruntime (generator.onnx) or JAX with flatbuffers
 The seed alone decides the image; both runtimes give the same ones, to a grey level.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +47,7 @@ def read_config():
     return json.loads((HERE / "config.json").read_text())["generator"]
 
 
-def runner(name=None):
+def runner(name: str | None = None):
     """Returns f(latents[, noise]) -> images float32 [N, R, R, C] in [-1, 1], by one of the two runtimes."""
     if name is None:
         try:
@@ -64,7 +67,7 @@ def runner(name=None):
     return lambda *arrays: np.asarray(program.call(weights, *arrays))
 
 
-def inputs(seeds, generator):
+def inputs(seeds: Sequence[int], generator: dict):
     """Draws what the generator takes: latents [N, size] and, if it has random noise, noise [N, all layers' pixels]."""
     latents, noise = [], []
     for seed in seeds:
@@ -76,24 +79,24 @@ def inputs(seeds, generator):
     return (np.stack(latents), np.stack(noise)) if noise else (np.stack(latents),)
 
 
-def layers(resolution):
+def layers(resolution: int):
     """Returns number and size of the noise map of each layer, in order."""
     sizes = [2**k for k in range(2, resolution.bit_length())]
     return [(4, 4)] + [(size + i, size) for size in sizes[1:] for i in (0, 1)]
 
 
-def to_uint8(images):
+def to_uint8(images: np.ndarray):
     """Turns [-1, 1] into grey levels 0 ... 255."""
     return np.clip(np.floor(np.asarray(images, np.float32) * np.float32(127.5) + np.float32(128)), 0, 255).astype(np.uint8)
 
 
-def children(key):
+def children(key: Sequence[int | np.uint32]):
     """Splits a key in two."""
     high, low = cipher(key, [0, 0], [0, 1])
     return (high[0], low[0]), (high[1], low[1])
 
 
-def normal(key, count):
+def normal(key: Sequence[int | np.uint32], count: int):
     """Draws float32 [count] of N(0, 1) from a key, as jax.random.normal does (threefry, partitionable)."""
     high, low = cipher([np.uint32(part) for part in np.ravel(key)], np.zeros(count), np.arange(count))
     bits = (high ^ low) >> np.uint32(9) | np.uint32(0x3F800000)
@@ -105,7 +108,7 @@ def normal(key, count):
     return np.float32(np.sqrt(2)) * np.where(w < 5, central, tail) * x
 
 
-def polynomial(coefficients, x):
+def polynomial(coefficients: Sequence[float], x: np.ndarray):
     """Evaluates a polynomial, the highest power first."""
     value = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
@@ -113,7 +116,7 @@ def polynomial(coefficients, x):
     return value
 
 
-def cipher(key, high, low):
+def cipher(key: Sequence[int | np.uint32], high: Sequence[int] | np.ndarray, low: Sequence[int] | np.ndarray):
     """Encrypts pairs of 32-bit numbers: Threefry-2x32, 20 rounds (Salmon et al., 2011). Two arrays of uint32."""
     key = [int(part) for part in np.ravel(key)]
     keys = [np.uint32(part) for part in (key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA)]
