@@ -62,5 +62,5 @@ def test_two_steps_then_a_model_that_generates_and_decodes(name, tmp_path):
     assert {"adversarial", "consistency", "path_length", "discriminator", "r1"} <= set().union(*logged)  # every phase ran
     assert "continuing at step 2" in fpgan(*train)  # its checkpoint is read
     fpgan("export", "--workdir", workdir, "--out", model)
-    fpgan("generate", "--model", model, "--fingerprint", "0" * 31 + "1", "--count", "2", "--out", images)
+    fpgan("generate", "--model", model, "--fingerprint", "0" * 31 + "1", "--per-user", "2", "--out", images)
     assert len(fpgan("decode", "--model", model, images).splitlines()) >= 2
