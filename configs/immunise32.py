@@ -3,9 +3,9 @@ r"""Immunises the shipped robohash32: goes on from its weights, against perturba
     fpgan train --config configs/immunise32.py --workdir runs/immunise32
     fpgan export --workdir runs/immunise32 --out models/immunise32
 
-The discriminator begins anew, since the model that ships has none. Run for 13,392 images, and from there with a fingerprint weight of
-1.5 to 32,000 (a fork, see fpgan/model/shipped/robohash32_immunised/README.md): JPEG 68 attributed 0.86 -> 1.00, noise 9
-0.48 -> 1.00, blur 1.1 0.02 -> 1.00, at 28.7 dB between fingerprints instead of 33.4. To its own end: not run here.
+The discriminator begins anew, since the model that ships has none. Run for 13,392 images, and from there with a fingerprint
+weight of 1.5 to 32,000 (a fork, see fpgan/model/shipped/robohash32_immunised/README.md): JPEG 68 attributed 0.86 -> 1.00,
+noise 9 0.48 -> 1.00, blur 1.1 0.02 -> 1.00, at 28.7 dB between fingerprints instead of 33.4. To its own end: not run here.
 """
 
 from pathlib import Path
