@@ -83,6 +83,7 @@ def centres(size):
     return np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
 
 
+@pytest.mark.slow
 def test_views_are_where_they_say(monkeypatch):
     monkeypatch.setattr("fpgan.perturbations.views.LEVELS", ())
     pictures = jnp.asarray(paintings(64, 32)) / 127.5 - 1

@@ -175,6 +175,16 @@ def test_results_are_cached_and_a_stopped_run_goes_on(stand_ins, config, tmp_pat
     assert "none" in shown and "all-reduce 0.0" in shown and max(map(len, shown.splitlines())) <= 125
 
 
+def test_a_damaged_result_is_told_in_one_line(stand_ins, config, tmp_path):
+    run(config, tmp_path, programs=("generate",))
+    for path in (tmp_path / "cache").iterdir():
+        whole = path.read_bytes()
+        path.write_bytes(whole[:len(whole) // 2])
+        with pytest.raises(FpganError, match=r"\.json.*; remove it to compile generate again"):
+            run(config, tmp_path, programs=("generate",))
+        path.write_bytes(whole)
+
+
 def test_what_does_not_fit_says_so_and_the_largest_batch_is_searched(stand_ins, config, tmp_path):
     shown = table(run(config, tmp_path, device_batch=32))
     assert "r1             does not fit: RESOURCE_EXHAUSTED: Ran out of memory on HBM" in shown and "a step" not in shown

@@ -125,6 +125,7 @@ def test_a_model_reads_pictures_at_their_places(model):
     (lambda d: (d / "aligner.safetensors").write_bytes((d / "model.safetensors").read_bytes()), "not the aligner that"),
     (lambda d: edit_aligner(d, features=9), "does not fit its config.json"),
     (lambda d: edit_aligner(d, size=12), "the aligner's size is 12; expected a power of two"),
+    (lambda d: edit_aligner(d, size=16), "the aligner's size is 16, that of the images 8"),
     (lambda d: edit_aligner(d, size=1024), "expected"), (lambda d: edit_aligner(d, hash=None), "hash"),
     (lambda d: edit(d, search_thresholds={"fast": "high"}), "search_thresholds"),
 ])

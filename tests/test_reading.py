@@ -95,7 +95,8 @@ def binomial_p(found, n_bits=64):
 
 
 @pytest.mark.parametrize("search, count", [
-    ("none", 2_000), ("fast", 2_000), ("full", 2_000), pytest.param("full", 10_000, marks=pytest.mark.slow)])
+    ("none", 2_000), ("fast", 2_000), pytest.param("full", 2_000, marks=pytest.mark.slow),
+    pytest.param("full", 10_000, marks=pytest.mark.slow)])
 def test_over_foreign_images_matches_stay_binomial_and_nobody_is_attributed(search, count):
     model, images, rng = LinearModel(), foreign(count), np.random.default_rng(13)
     logits = np.concatenate([model.read(images[i:i + 500], search).logits for i in range(0, count, 500)])

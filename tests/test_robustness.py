@@ -160,3 +160,8 @@ def test_rows_of_another_search_are_measured_again(tmp_path, monkeypatch):
     path.write_text("".join(json.dumps(row) + "\n" for row in old))
     measure_named("m", ["png"], trial, out=path)
     assert read_rows(path) == old
+
+
+def test_what_has_no_place_in_the_model_is_not_recorded(capsys):
+    assert main(["evaluate", "--perturbations", "png", "--record"]) == 2
+    assert "leave it out with --suite and --perturbations" in capsys.readouterr().err

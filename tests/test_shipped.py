@@ -13,6 +13,7 @@ from fpgan.data.robohash import render_cats
 from fpgan.errors import FpganError
 from fpgan.io.images import encode_png, read_image
 from fpgan.model.format import SHIPPED
+from fpgan.perturbations.registry import apply
 
 COUNT = 256
 
@@ -95,5 +96,27 @@ def test_the_demo_leaves_other_folders_alone(tmp_path):
     assert (tmp_path / "album" / "picture.png").read_text() == "of my own"
 
 
-def test_the_card_is_of_this_model(model):
-    assert model.info["metrics"]["model"]["hash"] == model.hash
+@pytest.mark.parametrize("name", ["robohash32", "robohash32_immunised"])
+def test_the_card_is_of_this_model(name):
+    model = fpgan.load(name)
+    assert model.info["metrics"]["model"]["hash"] == model.info["hash"] == model.hash
+
+
+def test_what_is_flipped_in_a_model_that_ships_is_noticed(tmp_path):
+    for path in (SHIPPED / "robohash32").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(FpganError, match="hash"):
+        fpgan.load(tmp_path).hash  # noqa: B018
+
+
+def test_the_immunised_model_survives_what_its_card_says():
+    model = fpgan.load("robohash32_immunised")
+    rng = np.random.default_rng()
+    bits = rng.integers(0, 2, (64, model.n_bits), np.uint8)
+    images = model.generate(bits, rng.integers(0, 2**32, 64, np.uint32))
+    for spec, least in (("png", 0.998), ("jpeg:82", 0.89), ("noise:9", 0.94), ("blur:1.1", 0.92), ("crop:0.95", 0.87)):
+        assert ((model.decode(apply(spec, images)) > 0) == bits).mean() > least, spec
+    assert "David Revoy" in (SHIPPED / model.name / "README.md").read_text()

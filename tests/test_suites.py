@@ -235,6 +235,7 @@ def test_weights_are_changed_as_they_say():
         binding.change_weights(weights, "polish:1", rng)
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_what_there_is_and_nothing_else():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (300, 8, 8, 3), np.uint8)

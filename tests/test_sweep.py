@@ -63,6 +63,9 @@ def test_mistakes_end_before_anything_is_trained(tmp_path, capsys):
     assert "the nearest known one is 'network.fingerprint_bits'" in capsys.readouterr().err
     assert main([*command, "seed"]) == 2 and "expected KEY=VALUE" in capsys.readouterr().err
     assert not (tmp_path / "base").exists()
+    (tmp_path / ROWS).write_text('{"run": "base"}\n')
+    assert main([*command, "seed=1"]) == 2 and "line 1 is no row of fpgan sweep" in capsys.readouterr().err
+    assert not (tmp_path / "base").exists()
 
 
 @pytest.mark.slow

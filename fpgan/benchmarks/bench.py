@@ -13,7 +13,8 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 from fpgan.benchmarks.throughput import bench_decode, bench_generate, bench_search, bench_train_step, random_params
 from fpgan.benchmarks.timing import Settings
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from fpgan.model.model import Model
 
-TASKS = ("generate", "decode", "instance", "pipeline", "train-step", "scaling", "compile", "precision", "attribute",
-         "registry", "startup")
 _WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
 # The tasks whose modules lay out their results.
 _OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry", "startup"}
@@ -63,53 +62,73 @@ def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, p
     results = {"network": network.to_dict(), "settings": asdict(settings)}
     if params is None and set(tasks) & _WITH_PARAMS:
         params = random_params(network, settings.seed)
-    for task in tasks:
-        if task == "generate":
-            results[task] = bench_generate(network, params["generator"], settings)
-        elif task == "decode":
-            results[task] = bench_decode(network, params["decoder"], settings)
-            if model is not None and settings.search:
-                results[task]["searches"] = bench_search(model, settings)
-        elif task == "instance":
-            from fpgan.benchmarks.instance import bench_instance
-
-            results[task] = bench_instance(network, params["generator"], settings)
-        elif task == "pipeline":
-            from fpgan.benchmarks import pipeline
-
-            model = from_params(network, params, {})
-            results[task] = pipeline.bench_pipeline(model, settings.batches, settings.images, settings.repeats,
-                                                    settings.seed, settings.devices)
-        elif task == "train-step":
-            results[task] = bench_train_step(training, settings)
-        elif task == "compile":
-            from fpgan.benchmarks.compile import bench_compile
-
-            results[task] = bench_compile(training, settings, report)
-        elif task == "precision":
-            from fpgan.benchmarks.precision import bench_precision
-
-            results[task] = bench_precision(from_params(network, params, {}), training, settings)
-        elif task == "attribute":
-            from fpgan.benchmarks.attribute import bench_attribution
-
-            results[task] = bench_attribution(settings.registry_sizes, settings.batches, settings.repeats, settings.seed)
-        elif task == "startup":
-            from fpgan.benchmarks.startup import bench_startup
-
-            results[task] = bench_startup(settings.model, settings.repeats)
-        elif task == "registry":
-            from fpgan.benchmarks.registry import bench_registry
-
-            results[task] = bench_registry(settings.registry_sizes, settings.repeats, settings.seed)
-        else:
-            from fpgan.benchmarks.scaling import bench_scaling
-
-            results[task] = bench_scaling(training, settings, predicted)
+    subject = _Subject(network, settings, params, training, predicted, model, report)
+    results |= {task: _RUNS[task](subject) for task in tasks}
     results["provenance"] = provenance(command)
     if out is not None:
         write_file(out, (json.dumps(results, indent=2) + "\n").encode())
     return results
+
+
+class _Subject(NamedTuple):
+    """What is timed; see `bench` for the fields."""
+
+    network: NetworkConfig
+    settings: Settings
+    params: dict | None
+    training: ml_collections.ConfigDict | None
+    predicted: ml_collections.ConfigDict | None
+    model: Model | None
+    report: Callable[[str], None]
+
+    @property
+    def as_model(self) -> Model:
+        """The parameters as a model."""
+        return from_params(self.network, self.params, {})
+
+
+def _module(name: str) -> ModuleType:
+    """Imports a module of this room, which brings what the other tasks do without."""
+    return importlib.import_module(f"fpgan.benchmarks.{name}")
+
+
+def _decode(subject: _Subject) -> dict:
+    result = bench_decode(subject.network, subject.params["decoder"], subject.settings)
+    if subject.model is not None and subject.settings.search:
+        result["searches"] = bench_search(subject.model, subject.settings)
+    return result
+
+
+def _pipeline(subject: _Subject) -> dict:
+    s = subject.settings
+    return _module("pipeline").bench_pipeline(subject.as_model, s.batches, s.images, s.repeats, s.seed, s.devices)
+
+
+def _attribute(subject: _Subject) -> dict:
+    s = subject.settings
+    return _module("attribute").bench_attribution(s.registry_sizes, s.batches, s.repeats, s.seed)
+
+
+def _registry(subject: _Subject) -> dict:
+    s = subject.settings
+    return _module("registry").bench_registry(s.registry_sizes, s.repeats, s.seed)
+
+
+_RUNS = {
+    "generate": lambda subject: bench_generate(subject.network, subject.params["generator"], subject.settings),
+    "decode": _decode,
+    "instance": lambda subject: _module("instance").bench_instance(subject.network, subject.params["generator"],
+                                                                   subject.settings),
+    "pipeline": _pipeline,
+    "train-step": lambda subject: bench_train_step(subject.training, subject.settings),
+    "scaling": lambda subject: _module("scaling").bench_scaling(subject.training, subject.settings, subject.predicted),
+    "compile": lambda subject: _module("compile").bench_compile(subject.training, subject.settings, subject.report),
+    "precision": lambda subject: _module("precision").bench_precision(subject.as_model, subject.training, subject.settings),
+    "attribute": _attribute,
+    "registry": _registry,
+    "startup": lambda subject: _module("startup").bench_startup(subject.settings.model, subject.settings.repeats),
+}
+TASKS = tuple(_RUNS)
 
 
 def _check(tasks: Sequence[str], settings: Settings, training) -> None:
@@ -142,7 +161,7 @@ def table(results: dict) -> str:
             if task in _OWN_LINES:
                 network = part.get("network", results["network"] if task in _WITH_PARAMS else None)
                 title = [f"{task}: {_architecture(network)}"] if network else []
-                lines += ["", *title, *importlib.import_module(f"fpgan.benchmarks.{task}").lines(part)]
+                lines += ["", *title, *_module(task).lines(part)]
                 continue
             lines += ["", f"{task}: {_architecture(part.get('network', results['network']))}",
                       f"{'batch':>6}{'compile s':>11}{'images/s':>10}{'(slowest-fastest)':>19}"

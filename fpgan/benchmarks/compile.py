@@ -26,9 +26,10 @@ from jax.sharding import SingleDeviceSharding
 from fpgan.benchmarks.cost_model import CHIPS, Device, bound
 from fpgan.benchmarks.program_text import collectives, estimated_cycles, memory_traffic
 from fpgan.distributed.devices import pmap
-from fpgan.errors import FpganError, missing_extra
+from fpgan.errors import FpganError, missing_extra, reason
 from fpgan.io.cache import folder_of
 from fpgan.io.files import write_file
+from fpgan.io.inputs import read_json
 from fpgan.model.programs import decode_program, generate_program
 from fpgan.networks.config import NetworkConfig
 
@@ -197,9 +198,13 @@ def compile_cached(candidate: Candidate, slice_: Slice, batch: int, cache: Path)
             result |= {"fits": True, "compile_seconds": time.perf_counter() - started, **_described(compiled)}
             write_file(text_path, gzip.compress(compiled.as_text().encode(), mtime=0))
         write_file(path, (json.dumps(result, indent=2) + "\n").encode())  # last: it says that all is there
-    result = json.loads(path.read_bytes()) | {"interval": candidate.interval}
+    again = f"; remove it to compile {candidate.name} again"
+    result = read_json(path, again) | {"interval": candidate.interval}
+    try:
+        text = gzip.decompress(text_path.read_bytes()).decode() if result["fits"] else ""
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise FpganError(f"{path}, or the text beside it, is damaged ({reason(error)}){again}") from error
     if result["fits"]:
-        text = gzip.decompress(text_path.read_bytes()).decode()
         result |= {"collectives": collectives(text), "traffic": memory_traffic(text), "cycles": estimated_cycles(text)}
     return result
 
@@ -238,16 +243,13 @@ def bench_compile(config: ml_collections.ConfigDict, settings: Settings,
     names = [candidate.name for candidate in listed]
     if unknown := [name for name in settings.programs if name not in names]:
         raise FpganError(f"there is no program {unknown[0]!r} in this config; expected some of {', '.join(names)}")
-    rows, count = [], len(slice_.devices)
-    unit = config.network.minibatch_stddev_group
+    rows, count, unit = [], len(slice_.devices), config.network.minibatch_stddev_group
 
     def compiled(candidate, batch):
         report(f"{candidate.name}, {batch} images per chip, for {slice_.name}: compiling, or from {cache}")
         return compile_cached(candidate, slice_, batch, cache)
 
-    for candidate in listed:
-        if settings.programs and candidate.name not in settings.programs:
-            continue
+    for candidate in (one for one in listed if not settings.programs or one.name in settings.programs):
         row = compiled(candidate, settings.device_batch)
         if row["fits"]:
             row["bound"] = bound(slice_.chip, count if candidate.interval else 1, row) | {"chips": count}

@@ -74,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "exists, or a name without an ending) go parts, instead of the table")
     parser.add_argument("--format", choices=("csv", "jsonl", "parquet"),
                         help="format of --out; without --out, print CSV or JSON lines instead of the table")
-    parser.add_argument("--certificate", metavar="JSON", help="also write a signed certificate; the registry is SQLite then")
+    parser.add_argument("--certificate", metavar="JSON",
+                        help="also write a signed certificate; the registry is SQLite then, and "
+                             "images are read as they are, without a search")
     parser.add_argument("--signing-key", metavar="FILE", help="the private key (PEM) that signs the certificate")
     add_reading_arguments(parser)
 

@@ -6,6 +6,7 @@ import argparse
 
 from fpgan.cli.options import add_model_argument
 from fpgan.cli.terminal import not_negative, positive
+from fpgan.errors import FpganError
 from fpgan.evaluation.paper import SUITES
 
 EXAMPLE = """\
@@ -79,6 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, and says where the file is."""
+    if args.record and (args.suite or args.perturbations):
+        raise FpganError("--record keeps the main numbers in the model; leave it out with --suite and --perturbations")
     if args.suite:
         return _run_suites(args)
     if args.perturbations:

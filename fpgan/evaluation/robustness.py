@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from fpgan.errors import FpganError
 from fpgan.evaluation import metrics
 from fpgan.io.files import write_file
 from fpgan.io.images import encode_png, read_image, read_whole
+from fpgan.io.inputs import read_json_lines
 from fpgan.model.reading import search_of
 from fpgan.perturbations.registry import apply, expand
 
@@ -148,19 +148,7 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
     Raises:
       FpganError: a line is no row.
     """
-    path = Path(path)
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            _key_of(row)
-        except (ValueError, KeyError, TypeError):
-            raise FpganError(f"{path}: line {number} is no row of fpgan evaluate --perturbations; "
-                             "choose another file") from None
-        rows.append(row)
-    return rows
+    return read_json_lines(path, _key_of, "no row of fpgan evaluate --perturbations; choose another file")
 
 
 def markdown(rows: Sequence[dict]) -> str:

@@ -9,13 +9,14 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from fpgan.errors import FpganError, reason, shown
 
 MAX_JSON = 1 << 24  # bytes
+MAX_LINES = 1 << 30  # bytes of a file of JSON lines
 MAX_DEPTH = 32  # of lists and objects in each other
 _KINDS = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
           (stat.S_ISDIR, "a folder"))
@@ -161,6 +162,33 @@ def read_json(path: str | os.PathLike, hint: str = "", most: int = MAX_JSON) -> 
         return parse_json(read_bytes(path, most))
     except (OSError, ValueError) as error:
         raise FpganError(f"{os.fspath(path)}: cannot be read ({shown(reason(error))}){hint}") from error
+
+
+def read_json_lines(path: str | os.PathLike, check: Callable[[dict], object], told: str) -> list[dict]:
+    """Reads the lines that a command has written on the way, so that it can go on; none if there is no such file.
+
+    Args:
+      path: the file, a JSON object on each line.
+      check: looks at what a line has to hold; raises ValueError, KeyError or TypeError where it does not.
+      told: what a line is said to be if it is something else, and how to mend that.
+
+    Raises:
+      FpganError: it cannot be read, or a line is something else.
+    """
+    if not os.path.exists(path):
+        return []
+    try:
+        lines = read_bytes(path, MAX_LINES).decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise FpganError(f"{os.fspath(path)}: cannot be read ({shown(reason(error))})") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(parse_json(line.encode()))
+            check(found[-1])
+        except (ValueError, KeyError, TypeError):
+            raise FpganError(f"{os.fspath(path)}: line {number} is {told}") from None
+    return found
 
 
 def parse_json(content: bytes) -> dict:

@@ -201,6 +201,9 @@ def load_aligner(path: Path, info: dict, channels: int = 3) -> tuple[Aligner, di
     inputs.check_fields(about, _ALIGNER, f"{path / 'config.json'}, aligner", hint, more=True)
     if about["size"] & (about["size"] - 1):
         raise FpganError(f"{path / 'config.json'}: the aligner's size is {about['size']}; expected a power of two{hint}")
+    side = info["network"]["resolution"]
+    if about["size"] > side:
+        raise FpganError(f"{path / 'config.json'}: the aligner's size is {about['size']}, that of the images {side}{hint}")
     content = read_bytes(file)
     if hashlib.sha256(content).hexdigest()[:16] != about["hash"]:
         raise FpganError(f"{file} is not the aligner that config.json tells of, or is damaged{hint}")

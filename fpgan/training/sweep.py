@@ -16,6 +16,7 @@ from fpgan.errors import FpganError
 from fpgan.evaluation.paper.blocks import Section, Table, Text, accuracy, interval, section_markdown
 from fpgan.evaluation.paper.page import page
 from fpgan.io.files import locked, write_file
+from fpgan.io.inputs import read_json_lines
 from fpgan.training import config as configs
 
 ROWS, PAGE, TABLES = "sweep.jsonl", "index.html", "tables.md"
@@ -84,7 +85,8 @@ def sweep(config_path: str, workdir: str | os.PathLike, variations: Sequence[str
     runs, folder = runs_of(variations), Path(workdir)
     settings = {run: configs.flatten(configs.load(config_path, [*overrides, *run.overrides])) for run in runs}
     with locked(folder / ".lock", wait=False):
-        rows = _read(folder / ROWS)
+        rows = read_json_lines(folder / ROWS, lambda row: (row["run"], row["config"], row["images"]),
+                               "no row of fpgan sweep; choose another folder")
         for run in runs:
             key = json.loads(json.dumps({"config": settings[run], "images": images}))
             if _row_of(rows, run, key) is None:
@@ -152,13 +154,6 @@ def _tried(measure: Callable, config_path: str, folder: Path, overrides: Sequenc
     except FpganError as error:
         report(f"{folder.name}: {error}")
         return {"error": str(error)}
-
-
-def _read(path: Path) -> list[dict]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    except ValueError:
-        raise FpganError(f"{path}: no file of fpgan sweep; choose another folder") from None
 
 
 def _row_of(rows: Sequence[dict], run: Run, key: dict) -> dict | None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fpgan.errors import FpganError
 from fpgan.evaluation.robustness import Sample, Trial, draw_sample
 from fpgan.io.files import write_file
+from fpgan.io.inputs import read_json_lines
 
 if TYPE_CHECKING:
     from typing import Any
@@ -158,15 +158,5 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     Raises:
       FpganError: a line is none of a journal.
     """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
-        try:
-            line = json.loads(text)
-            line["part"], line["key"]["model"], line["found"]
-        except (ValueError, KeyError, TypeError):
-            raise FpganError(f"{path}: line {number} is none of fpgan evaluate --suite; choose another folder") from None
-        lines.append(line)
-    return lines
+    return read_json_lines(path, lambda line: (line["part"], line["key"]["model"], line["found"]),
+                           "none of fpgan evaluate --suite; choose another folder")
