@@ -37,7 +37,7 @@ from fpgan.attribution import issue
 from fpgan.generation.generate import generate_set
 from fpgan.distributed.environment import detect_process
 users = issue(["alice", "bob/..", "Carol"], 64, b"k" * 16)
-generate_set(FakeModel(delay={delay}), users, sys.argv[1], process=detect_process(), **{arguments!r})
+generate_set(FakeModel(delay={delay}), users, sys.argv[1], process=detect_process(), devices=1, **{arguments!r})
 """
 CONTAINERS = ["files", "array_record"]
 
@@ -260,7 +260,7 @@ def test_kill_9_anywhere_and_the_same_command_ends_with_the_same_bytes(tmp_path,
 @pytest.mark.slow
 def test_three_processes_one_of_them_killed_and_then_two(tmp_path, container):
     make(tmp_path / "straight", container=container)
-    jobs = [start(tmp_path / "set", 30 * (i == 1), kind=container, FPGAN_PROCESS_ID=str(i), FPGAN_NUM_PROCESSES="3")
+    jobs = [start(tmp_path / "set", 10 * (i == 1), kind=container, FPGAN_PROCESS_ID=str(i), FPGAN_NUM_PROCESSES="3")
             for i in range(3)]
     journal = tmp_path / "set" / "manifest" / ".00001-of-00006.journal"
     until = time.monotonic() + 200
