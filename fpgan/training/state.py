@@ -11,6 +11,7 @@ import optax
 from fpgan.errors import FpganError
 from fpgan.model.format import load_discriminator
 from fpgan.model.model import load
+from fpgan.networks.growing import can_grow, grow
 from fpgan.networks.parameters import NETWORKS, init_params
 from fpgan.training.config import architecture
 
@@ -93,7 +94,7 @@ def params_from_model(config: ml_collections.ConfigDict, fresh: dict) -> dict:
 
     Args:
       config: the training config; `init_from` is a model directory or the name of a shipped model, whose discriminator is
-        used if it was saved beside it.
+        used if it was saved beside it. A model of less resolution is grown.
       fresh: random parameters of the config's architecture; what remains of them is the discriminator, if the model has
         none. Noise maps that the architecture does not have are dropped.
 
@@ -109,7 +110,9 @@ def params_from_model(config: ml_collections.ConfigDict, fresh: dict) -> dict:
             raise FpganError(f"cannot start from {path}: network.{field} is {ours!r}, there {theirs!r}; set the same")
     saved = dict(model.params)
     discriminator = load_discriminator(path) if Path(path).is_dir() else None
-    saved["discriminator"] = fresh["discriminator"] if discriminator is None else discriminator
+    if discriminator is not None:
+        saved["discriminator"] = discriminator
+    saved = grow(model.config, network, saved, fresh) if can_grow(model.config, network) else fresh | saved
 
     def pick(place, old, new):
         for step in place:
