@@ -83,7 +83,7 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     assert "Frechet distance over pixels@8" in capsys.readouterr().out
 
 
-def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
+def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch, capsys):
     seen = []
 
     def fit(network, params, count, seed, perturbations, progress):
@@ -105,7 +105,12 @@ def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
     model = load(tmp_path / "model")
     assert model.config.fingerprint_strength == 0.25 and "readout" not in model.info
     assert main([*run, "--fit-images", "1000"]) == 0
-    assert seen == [(0.5, 3000, "noise:1@1"), (0.5, 1000, "noise:1@1")]
+    assert main([*run, "export.perturbations=jpeg:50-90@1", "export.readout_images=2000"]) == 0
+    assert seen == [(0.5, 3000, "noise:1@1"), (0.5, 1000, "noise:1@1"), (0.5, 2000, "jpeg:50-90@1")]
+    before = (tmp_path / "model" / "config.json").read_bytes()
+    assert main([*run, "objective.latent=3"]) == main([*run, "export.perturbation=x"]) == 2
+    assert "expected a field of the config's export part" in capsys.readouterr().err
+    assert (tmp_path / "model" / "config.json").read_bytes() == before
 
 
 def untrained(model, images, steps=0, seed=0, progress=None):

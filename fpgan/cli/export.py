@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser):
                         "views of each image)")
     parser.add_argument("--data", metavar="IMAGES", help="with --model: images that are not the model's, to calibrate the "
                         "searches (default: those that it was trained on, if they are at hand)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="with --workdir: fields of the config's export "
+                        "part to set, such as export.aligner_steps=6000")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,11 +53,12 @@ def run(args: argparse.Namespace) -> int:
     if args.workdir is None or args.out is None:
         raise FpganError("expected --workdir and --out, or --model DIR")
     if args.aligner_steps is not None or args.data is not None:
-        raise FpganError("--aligner-steps and --data go with --model; of a run they are export.aligner_steps, and its data")
+        raise FpganError("--aligner-steps and --data go with --model; of a run they are export.aligner_steps=N and "
+                         "its data")
     from fpgan.training.export import export
 
     model = export(args.workdir, args.out, args.step, args.name, args.dtype, args.strength, args.readout_images,
-                   progress_line("fpgan export"), print, args.aligner_images)
+                   progress_line("fpgan export"), print, args.aligner_images, args.overrides)
     print(f"{args.out}: model {model.name}, {model.n_bits} bits, {model.resolution}x{model.resolution}, "
           f"{model.info['training']['images_seen']:,} images seen, hash {model.hash}")
     return 0
@@ -66,9 +69,10 @@ def _add_aligner(args) -> int:
     from fpgan.training.export import add_aligner
 
     for_runs = ("workdir", "out", "step", "strength", "readout_images")
-    if any(getattr(args, name) is not None for name in for_runs) or args.name or args.dtype != "float32":
+    if any(getattr(args, name) is not None for name in for_runs) or args.name or args.dtype != "float32" or args.overrides:
         names = ", ".join("--" + name.replace("_", "-") for name in (*for_runs, "name", "dtype"))
-        raise FpganError(f"--model goes with --aligner-images, --aligner-steps and --data, and without {names}")
+        raise FpganError(f"--model goes with --aligner-images, --aligner-steps and --data, and without {names} "
+                         "and fields")
     model = add_aligner(args.model, args.aligner_images or 0, args.aligner_steps or 0, data=args.data,
                         progress=progress_line("fpgan export"))
     if args.aligner_images:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -27,7 +27,8 @@ from fpgan.training.workdir import read_config, read_history
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
            strength: float | None = None, readout_images: int | None = None,
            progress: Callable[[int, int], None] = lambda done, total: None,
-           report: Callable[[str], None] = lambda line: None, aligner_images: int | None = None) -> Model:
+           report: Callable[[str], None] = lambda line: None, aligner_images: int | None = None,
+           overrides: Sequence[str] = ()) -> Model:
     """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its readout fitted.
 
     Args:
@@ -43,27 +44,33 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       report: is given a line on what the model lacks.
       aligner_images: generated images on which an aligner is trained (see model/aligner.py), 0 for none; None for the
         config's `export.aligner_images`.
+      overrides: fields of the config's `export` part to set, such as "export.aligner_steps=6000".
 
     Returns:
       The model, as loaded from the directory.
 
     Raises:
-      FpganError: if there is no run or no such checkpoint, or `out` is something else than a model directory.
+      FpganError: if there is no run or no such checkpoint, `out` is something else than a model directory, or an override
+        is none of the export part.
     """
+    workdir, out = Path(workdir), Path(out)
     with exporting(out):
-        return _export(Path(workdir), Path(out), step, name, dtype, strength, readout_images, aligner_images,
-                       progress, report)
+        check_place(out)
+        config = read_config(workdir)
+        for override in overrides:
+            if not override.startswith("export."):
+                raise FpganError(f"override {override!r}; expected a field of the config's export part, export.KEY=VALUE: "
+                                 "what a run was trained with stays")
+            configs.apply_override(config, override)
+        for key, value in (("strength", strength), ("readout_images", readout_images), ("aligner_images", aligner_images)):
+            if value is not None:
+                config.export[key] = value
+        return _export(configs.check(config), workdir, out, step, name, dtype, progress, report)
 
 
-def _export(workdir: Path, out: Path, step: int | None, name: str, dtype: str, strength: float | None,
-            readout_images: int | None, aligner_images: int | None, progress: Callable, report: Callable) -> Model:
+def _export(config: ml_collections.ConfigDict, workdir: Path, out: Path, step: int | None, name: str, dtype: str,
+            progress: Callable, report: Callable) -> Model:
     """As export, with nobody else at work on the same model directory."""
-    check_place(out)
-    config = read_config(workdir)
-    for key, value in (("strength", strength), ("readout_images", readout_images), ("aligner_images", aligner_images)):
-        if value is not None:
-            config.export[key] = value
-    configs.check(config)
     trained = configs.architecture(config)
     network = dataclasses.replace(trained, fingerprint_strength=trained.fingerprint_strength * config.export.strength)
     checkpoints = Checkpoints(workdir, read_only=True)
