@@ -247,5 +247,6 @@ def _logits(model, reads: list[_Read], batch_size: int, search: str) -> Iterable
     images = np.stack([read.image for read in reads])
     if search == "none":  # all that some models can do
         return zip(model.decode(images, batch_size=batch_size, exact=True), len(images) * [""], strict=True)
-    reading = model.read(images, search, wholes=[read.whole for read in reads], batch_size=batch_size)
+    reading = model.read(images, search, wholes=[read.whole for read in reads], batch_size=batch_size,
+                         exact=True)
     return zip(reading.logits, reading.alignment.undone, strict=True)
