@@ -169,6 +169,21 @@ def read(model: _Model, images: np.ndarray, search: str | None = None, batch_siz
     return Reading(best.logits, Alignment(search, best.poses, model.resolution))
 
 
+def read_at(model: _Model, images: np.ndarray, places: np.ndarray, wholes: Sequence[np.ndarray | None] | None = None,
+            batch_size: int = 64) -> np.ndarray:
+    """Reads images where their pictures are known to lie: what `read` gives at these poses.
+
+    Args:
+      model, images, wholes, batch_size: see `read`.
+      places: float [N, 3, 3], poses other than the identity (`Alignment.poses`).
+
+    Returns:
+      Logits float32 [N, n_bits].
+    """
+    images = _Images.of(images, wholes)
+    return _read_at(model, images, np.arange(len(places)), np.asarray(places, np.float32), _Batches(batch_size, False))
+
+
 class _Images(NamedTuple):
     """N images, as they are read without a search, and whole.
 
