@@ -20,7 +20,8 @@ from jax import lax
 
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.layers import conv, leaky_relu
+from fpgan.networks.convolution import conv
+from fpgan.networks.layers import leaky_relu
 from fpgan.networks.resampling import conv_up
 
 NOISE = ("random", "maps", "none")  # see FoldedConfig.noise

@@ -11,25 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fpgan.networks.convolution import conv
 from fpgan.networks.resampling import conv_down, conv_up
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
     """Applies a leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (StyleGAN2)."""
     return nn.leaky_relu(x, 0.2) * jnp.asarray(math.sqrt(2), x.dtype)
-
-
-def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves (cross-correlation) with stride 1 that keeps height and width.
-
-    Args:
-      x: [N, H, W, I].
-      kernel: [k, k, I, O], k odd.
-
-    Returns:
-      [N, H, W, O].
-    """
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *, demodulate: bool = True,
