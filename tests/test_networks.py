@@ -214,7 +214,7 @@ def test_a_program_for_a_tpu_has_the_plain_convolutions():
     gradient = jax.jit(jax.grad(loss, (0, 1)))
     products = {platform: gradient.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text().count("dot_general")
                 for platform in ("cpu", "tpu", "cuda")}
-    assert products["cpu"] >= 9 and products["tpu"] == products["cuda"] == 0
+    assert products["cpu"] >= 10 and products["tpu"] == products["cuda"] == 0
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

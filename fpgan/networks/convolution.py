@@ -52,12 +52,12 @@ def conv_kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Ar
     def as_convolution(x, gradient):  # the batch is summed over: [I, H, W, N] * [H, W, N, O]
         return lax.conv_general_dilated(x, gradient, (1, 1), (pad, pad), dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
-    def as_products(x, gradient):
-        return _sum_of_products(jnp.pad(x, ((0, 0), pad, pad, (0, 0))), gradient, size, 1)
+    def as_product(x, gradient):
+        return _kernel_gradient_as_product(x, gradient, size)
 
     if size > 1 and _positions(x) < _AS_PRODUCTS:
         return as_convolution(x, gradient)
-    return lax.platform_dependent(x, gradient, cpu=as_products, default=as_convolution)
+    return lax.platform_dependent(x, gradient, cpu=as_product, default=as_convolution)
 
 
 @jax.custom_vjp
@@ -112,7 +112,7 @@ def kernel_gradient(large: jax.Array, small: jax.Array) -> jax.Array:
                                         dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
     def as_products(large, small):
-        return _sum_of_products(large, small, large.shape[1] - 2 * small.shape[1] + 2, 2)
+        return _kernel_gradient_as_products(large, small)
 
     if _positions(small) < _AS_PRODUCTS:
         return dilated(large, small)
@@ -123,21 +123,33 @@ def _positions(x: jax.Array) -> int:
     return x.shape[1] * x.shape[2]
 
 
-def _sum_of_products(large: jax.Array, small: jax.Array, size: int, stride: int) -> jax.Array:
-    """Computes a kernel's gradient [size, size, I, O] as a matrix product for each of its positions and samples.
+def _kernel_gradient_as_product(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Computes conv_kernel_gradient as one matrix product a sample: of x shifted by rows, and the gradient by columns."""
+    n, height, width, inputs = x.shape
+    outputs, border = gradient.shape[3], size - 1
+    x = jnp.pad(x, ((0, 0), (border // 2,) * 2, (border // 2,) * 2, (0, 0)))  # [N, H + k - 1, W + k - 1, I]
+    rows = jnp.concatenate([x[:, i:i + height] for i in range(size)], axis=3)  # [N, H, W + k - 1, kI]
+    columns = jnp.concatenate([jnp.pad(gradient, ((0, 0), (0, 0), (j, border - j), (0, 0))) for j in range(size)], axis=3)
+    product = _sum_of_products(rows, columns).reshape(size, inputs, size, outputs)
+    return product.swapaxes(1, 2)
 
-    One for all samples together would sum over so many positions that its operands leave the cache.
+
+def _kernel_gradient_as_products(large: jax.Array, small: jax.Array) -> jax.Array:
+    """Computes kernel_gradient as a matrix product for each position in the kernel and each sample."""
+    height, width = 2 * small.shape[1] - 1, 2 * small.shape[2] - 1
+    size = range(large.shape[1] - height + 1)
+    return jnp.stack([jnp.stack([_sum_of_products(large[:, i:i + height:2, j:j + width:2], small) for j in size])
+                      for i in size])
+
+
+def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sums a b^T over positions and samples: [N, H, W, I] and [N, H, W, O] -> [I, O].
+
+    A product for each sample, as one over all positions at once is slower: its operands do not stay in the cache.
     """
-    n, height, width, outputs = small.shape
-    small = small.reshape(n, height * width, outputs)
-
-    def at(i, j):
-        seen = large[:, i:i + stride * (height - 1) + 1:stride, j:j + stride * (width - 1) + 1:stride]
-        seen = seen.reshape(n, height * width, -1)  # [N, HW, I]
-        return jnp.sum(jnp.einsum("npi,npo->nio", seen, small, preferred_element_type=jnp.float32), axis=0)
-
-    taps = jnp.stack([jnp.stack([at(i, j) for j in range(size)]) for i in range(size)])
-    return taps.astype(small.dtype)
+    a, b = (x.reshape(x.shape[0], -1, x.shape[3]) for x in (a, b))  # [N, HW, C]
+    products = jnp.einsum("npi,npo->nio", a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    return jnp.sum(products, axis=0).astype(a.dtype)
 
 
 def _transposed_in_parts(small: jax.Array, kernel: jax.Array) -> jax.Array:
