@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fpgan.networks.convolution import conv
+from fpgan.networks.convolution import add_to_batch, conv
 from fpgan.networks.resampling import conv_down, conv_up
 
 
@@ -151,7 +151,8 @@ class StyledConv(Scaled):
         else:
             x = (conv_up if self.up else conv)(x, kernel.astype(x.dtype))
         if self.noise != "none" and not self.linear:
-            x = x + self.noise_map(x.shape, noise_keys).astype(x.dtype)
+            noise = self.noise_map(x.shape, noise_keys).astype(x.dtype)
+            x = add_to_batch(x, noise) if self.noise == "learned" else x + noise
         x = x + self.bias(self.features).astype(x.dtype)
         return x if self.linear else leaky_relu(x)
 
