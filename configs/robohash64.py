@@ -31,4 +31,6 @@ def get_config():
     config.every.update(dict(log=50, checkpoint=250, grid=250, evaluate=500))
     config.evaluation.images = 500
     config.keep.every = 0
+    config.export.update(dict(readout_images=12_000, perturbations=PERTURBATIONS, aligner_images=12_000,
+                              aligner_steps=6_000))
     return config

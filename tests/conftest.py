@@ -18,6 +18,11 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if single or "not slow" not in config.option.markexpr else min(os.cpu_count() or 1, 8)
 
 
+def pytest_collection_modifyitems(items):
+    """Starts with what takes longest, so that no worker is left with it when the others are done."""
+    items.sort(key=lambda item: item.path.stem not in ("test_training", "test_step"))
+
+
 def pytest_unconfigure(config):
     """Spares pytest's last collections of garbage what JAX holds: xdist interrupts a worker that takes 5 seconds to end."""
     gc.freeze()

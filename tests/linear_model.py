@@ -43,9 +43,9 @@ class LinearModel:
             images = np.asarray(_looked_up(images, np.asarray(poses, np.float32), self.resolution))
         return images.reshape(len(images), self.patterns.shape[0]) @ self.patterns
 
-    def locate(self, images, *, batch_size=64):
+    def locate(self, images, *, batch_size=64, exact=False):
         return np.tile(np.asarray(self.places, np.float32), (len(images), 1, 1))
 
-    def read(self, images, search=None, *, wholes=None, batch_size=64):
-        return read(self, images, search, batch_size, wholes)
+    def read(self, images, search=None, *, wholes=None, batch_size=64, exact=False):
+        return read(self, images, search, batch_size, wholes, exact)
 

@@ -12,6 +12,7 @@ from fpgan.cli.app import main
 from fpgan.io import ledger
 from fpgan.io.images import encode_png
 from fpgan.model import load
+from fpgan.perturbations import apply
 
 
 def run(*arguments, code=0):
@@ -20,7 +21,7 @@ def run(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """Alice's images, noise, a registry in which alice is revoked, and a certificate about them."""
+    """Alice's images, noise, a registry in which alice is revoked, and a certificate about them as they are."""
     pytest.importorskip("cryptography", reason="pip install 'fpgan[provider]'")
     desk = tmp_path_factory.mktemp("desk")
     run("registry", "init", desk / "r", "--signing-key", desk / "provider.pem")
@@ -33,7 +34,7 @@ def desk(tmp_path_factory):
     for name, image in (("a", images[0]), ("b", images[1]), ("noise", noise)):
         (desk / "found" / f"{name}.png").write_bytes(encode_png(image.astype(np.uint8)))
     run("registry", "revoke", desk / "r", "--user", "alice", "--why", "resold")
-    run("attribute", desk / "found", "--registry", desk / "r", "--certificate", desk / "c.json",
+    run("attribute", desk / "found", "--registry", desk / "r", "--certificate", desk / "c.json", "--search", "none",
         "--signing-key", desk / "provider.pem", "--out", desk / "rows.csv")
     return desk
 
@@ -128,6 +129,102 @@ def test_every_change_is_noticed(desk, tmp_path, capsys, name, signed_again):
     run("verify-certificate", tmp_path / "c.json", desk / "found" / "a.png", "--registry", desk / "r", code=1)
     out = capsys.readouterr().out
     assert "DOES NOT HOLD" in out and ("signature" in out) >= (not signed_again)
+
+
+def signed_again(desk, path, document):
+    """Writes a changed certificate, signed by the provider."""
+    key = ledger.read_signing_key(desk / "provider.pem")
+    path.write_text(json.dumps(ledger.signed({name: document[name] for name in document if name != "signature"}, key)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def moved(desk):
+    """Flipped, turned, enlarged images of alice's, noise, and a certificate about them, by a model without aligner."""
+    (desk / "moved").mkdir()
+    with Database(desk / "r") as base:
+        image, = load("robohash32").generate(base.select(["alice"]).fingerprint("alice"), [3])
+    for name, spec in (("flip", "flip"), ("turn", "turn:1+scale:2"), ("plain", "png")):
+        (desk / "moved" / f"{name}.png").write_bytes(encode_png(apply(spec, image[None], 0)[0]))
+    shutil.copy(desk / "found" / "noise.png", desk / "moved")
+    run("attribute", desk / "moved", "--model", "robohash32", "--registry", desk / "r", "--search", "fast",
+        "--certificate", desk / "moved.json", "--signing-key", desk / "provider.pem")
+    return desk
+
+
+def test_a_certificate_says_where_the_search_found_the_picture_and_it_is_looked_for_again(moved, capsys):
+    document = json.loads((moved / "moved.json").read_text())
+    assert document["format"] == "fpgan certificate 2" and document["search"] == {"search": "fast", "aligner": None}
+    images = {image["file"]: image for image in document["images"]}
+    flipped, plain = images["flip.png"], images["plain.png"]
+    assert [match["user"] for match in flipped["named"]] == [match["user"] for match in plain["named"]] == ["alice"]
+    assert flipped["alignment"] == {"kind": "homography", "pose": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]], "poses_tried": 8}
+    assert plain["alignment"] == {"kind": "identity", "pose": None, "poses_tried": 8}
+    run("verify-certificate", moved / "moved.json", *sorted((moved / "moved").iterdir()), "--model", "robohash32",
+        "--registry", moved / "r", "--provider-key", keys_of(moved))
+    out = capsys.readouterr().out
+    assert "DOES NOT HOLD" not in out and out.count("the decoder reads the same") == 4
+    assert "flip.png: the decoder reads the same" in out and "and undone: flipped" in out and "turned 90 degrees" in out
+
+
+MOVED_CHANGES = {
+    "search": (["search", "search"], "full"), "aligner": (["search", "aligner"], "00" * 8), "note": (["search", "note"], ""),
+    "no search": (["search"], {"search": "none", "aligner": None}), "tried": (["images", 0, "alignment", "poses_tried"], 1),
+    "place": (["images", 0, "alignment", "pose", 0, 2], 0.02), "turn": (["images", 0, "alignment", "pose", 0, 0], 1.0),
+    "as it is": (["images", 0, "alignment"], {"kind": "identity", "pose": None, "poses_tried": 8}),
+    "moved": (["images", 2, "alignment"], {"kind": "homography", "pose": np.diag([-1.0, 1, 1]).tolist(), "poses_tried": 8}),
+    "no matrix": (["images", 0, "alignment", "pose", 1], [1.0]), "no pose": (["images", 0, "alignment", "pose"], None),
+    "horizon": (["images", 0, "alignment", "pose", 2], [0.0, 0.0, 0.0]), "threshold": (["evenness_threshold"], 0.9),
+}
+
+
+@pytest.mark.parametrize("name", MOVED_CHANGES)
+def test_another_search_or_place_does_not_hold(moved, tmp_path, capsys, name):
+    document = json.loads((moved / "moved.json").read_text())
+    assert [image["file"] for image in document["images"]][::2] == ["flip.png", "plain.png"]
+    change(document, *MOVED_CHANGES[name])
+    run("verify-certificate", signed_again(moved, tmp_path / "c.json", document), moved / "moved" / "flip.png",
+        moved / "moved" / "plain.png", "--model", "robohash32", code=1)
+    assert "DOES NOT HOLD" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_aligners_answer_is_certified_by_default_and_computed_again(desk, tmp_path, capsys):
+    model, specs = load(), ("crop:0.8", "shift:5,-3", "flip+rotate:4", "crop_as_is:0.85")
+    with Database(desk / "r") as base:
+        images = model.generate(base.select(["bob"]).fingerprint("bob"), range(4))
+    for i, spec in enumerate(specs):
+        (tmp_path / f"{i}.png").write_bytes(encode_png(apply(spec, images[i:i + 1])[0]))
+    files = sorted(tmp_path.glob("*.png"))
+    run("attribute", *files, "--registry", desk / "r", "--certificate", tmp_path / "c.json",
+        "--signing-key", desk / "provider.pem")
+    document = json.loads((tmp_path / "c.json").read_text())
+    assert document["search"] == {"search": "fast", "aligner": model.info["aligner"]["hash"]}
+    moved = [image for image in document["images"] if image["alignment"]["kind"] == "homography"]
+    assert len(moved) >= 3 and sum(match["user"] == "bob" for image in moved for match in image["named"]) >= 3
+    capsys.readouterr()
+    for file in files:  # one by one: in programs of another batch size
+        run("verify-certificate", tmp_path / "c.json", file, "--registry", desk / "r")
+    assert capsys.readouterr().out.count("and undone: ") == len(moved)
+    run("verify-certificate", tmp_path / "c.json", *files, "--model", "robohash32", code=1)
+    assert "this one is" in capsys.readouterr().out
+
+
+def test_without_a_search_a_certificate_is_the_one_of_older_versions(desk):
+    document = certificate_of(desk)
+    assert document["format"] == "fpgan certificate 1" and "search" not in document
+    assert document.keys() == {"format", "statement", "time", "versions", "model", "registry", "false_positive_rate",
+                               "evenness_threshold", "decision", "users", "images", "public_key", "signature"}
+
+
+def test_another_evenness_threshold_than_the_models_does_not_hold(desk, tmp_path, capsys):
+    document = certificate_of(desk)
+    document["images"] = document["images"][:1]  # of alice, whatever the threshold
+    run("verify-certificate", signed_again(desk, tmp_path / "c.json", document), desk / "found" / "a.png")
+    for threshold in (0.5, None):
+        document["evenness_threshold"] = threshold
+        run("verify-certificate", signed_again(desk, tmp_path / "c.json", document), desk / "found" / "a.png", code=1)
+        assert f"the certificate's evenness threshold is {threshold}, that of this model 0." in capsys.readouterr().out
 
 
 def test_a_revocation_that_is_kept_quiet_is_noticed_by_the_registry(desk, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """All devices of a process share a batch: the same bytes for any number of them, and few images need no large program."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from fpgan.attribution.registry import issue
 from fpgan.distributed import devices
 from fpgan.errors import FpganError
 from fpgan.generation.generate import generate_set
-from fpgan.model import programs
-from fpgan.model.model import from_params
+from fpgan.io.images import encode_png
+from fpgan.model import poses, programs, reading
+from fpgan.model.model import from_params, load
+from fpgan.networks.alignment import Aligner
 from fpgan.networks.parameters import init_params
+from fpgan.perturbations import apply
 
 CONFIG = tiny.network(noise="random")
 COUNTS = (1, 2, 3, 8)
@@ -38,6 +42,32 @@ def test_any_number_of_devices_gives_the_same_bytes(model):
     np.testing.assert_array_equal(model.generate(bits, range(37), batch_size=4), images[0])
     with pytest.raises(FpganError, match="9 devices are asked for; this process has 8"):
         model.decode(images[0], devices=9)
+
+
+@pytest.fixture(scope="module")
+def aligned(model):
+    """The model with an aligner that has learned nothing, so that each image is looked for somewhere."""
+    network = Aligner(8, 64, 16, 8)
+    params = network.init(jax.random.key(5), np.zeros((1, 8, 8, 3)))["params"]
+    return dataclasses.replace(model, aligner=(network, jax.tree.map(lambda array: 3 * array, params)))
+
+
+def test_a_search_gives_the_same_bytes_on_any_number_of_devices_and_in_any_company(aligned, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(poses, "grids", lambda resolution: (poses.turns()[:3],))
+    monkeypatch.setattr(reading, "_BELL", 1.0)  # no image is clearly right
+    monkeypatch.setattr(reading, "_deviation", lambda n_bits: 0.0)  # and the most even of many poses need not be more even
+
+    def read(rows, count):
+        monkeypatch.setattr("fpgan.model.model.local_devices", lambda _=None: devices.local_devices(count))
+        found = aligned.read(images[rows], "full", batch_size=8, exact=True)
+        return found.logits, found.alignment.poses
+    logits, places = read(np.arange(21), 1)
+    assert (np.abs(places - np.eye(3)).max(axis=(1, 2)) > 0.01).sum() > 10
+    for rows, count in ((np.arange(21), 8), (np.arange(21)[::-1], 1), (np.array([3, 11, 17]), 2)):
+        found = read(rows, count)
+        np.testing.assert_array_equal(found[0], logits[rows])
+        np.testing.assert_array_equal(found[1], places[rows])
 
 
 def test_each_device_gets_a_batch_and_holds_the_parameters_once(model, monkeypatch):
@@ -114,3 +144,39 @@ def test_the_shipped_model_gives_the_same_bytes_on_1_and_on_8_devices(tmp_path):
         results.append(np.load(tmp_path / f"{count}.npz"))
     for name in ("images", "logits"):
         np.testing.assert_array_equal(results[0][name], results[1][name])
+
+
+SEARCHING = """
+import sys
+import numpy as np
+import fpgan
+from fpgan.decoding import decode_files
+out, *files = sys.argv[1:]
+model = fpgan.load("robohash32_immunised")
+rows = {search: list(decode_files(model, files, batch_size=8, search=search)) for search in ("fast", "full")}
+np.savez(out, **{search: [row.logits for row in found] for search, found in rows.items()},
+         **{f"{search} undone": [row.undone for row in found] for search, found in rows.items()})
+"""
+
+
+@pytest.mark.slow
+def test_the_shipped_aligner_gives_the_same_bytes_on_1_and_on_8_devices_and_in_any_company(tmp_path):
+    images = load("robohash32_immunised").generate("5b83d0e03bd8602d29549acd8054045f", range(21))
+    for first, spec in enumerate(("flip", "shift:5,-3", "crop_as_is:0.8", "rotate:4+jpeg:80")):
+        for i in range(first, 20, 5):
+            (tmp_path / f"{i:02}.png").write_bytes(encode_png(apply(spec, images[i:i + 1])[0]))
+    for i in (4, 9, 14, 19, 20):
+        (tmp_path / f"{i:02}.png").write_bytes(encode_png(images[i]))
+    (tmp_path / "21.png").write_bytes(encode_png(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)))
+    files, results = sorted(tmp_path.glob("*.png")), []
+    for count, rows in ((1, range(22)), (8, range(22)), (1, range(21, 9, -1))):
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+                                    "PYTHONPATH": str(Path(__file__).parents[1])}
+        out = tmp_path / f"{len(results)}.npz"
+        subprocess.run([sys.executable, "-c", SEARCHING, out, *(files[i] for i in rows)], env=environment, check=True)
+        results.append({name: array[np.argsort(rows)] for name, array in np.load(out).items()})
+    one, eight, few = results
+    assert (one["fast undone"] != "").sum() > 10 and len(one["fast"]) == 22
+    for name in one:
+        np.testing.assert_array_equal(eight[name], one[name])
+        np.testing.assert_array_equal(few[name], one[name][10:])

@@ -1,6 +1,7 @@
 """The whole evaluation on a small stand-in for a model whose errors are known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -156,6 +157,43 @@ def test_too_many_users_for_the_bits_leave_attribution_out():
 def test_senseless_settings_are_refused(settings, message):
     with pytest.raises(FpganError, match=message):
         evaluation.evaluate(PaintedBits(), NoiseImages(), settings)
+
+
+class Mirrored(PaintedBits):
+    """Its images lie mirrored, and are read rightly where that is undone."""
+
+    info = {"aligner": {"hash": "00aa" * 4}}
+
+    def generate_float(self, *args, **options):
+        return super().generate_float(*args, **options)[:, :, ::-1]
+
+    def __init__(self, searched):
+        super().__init__()
+        self.searched = searched
+
+    def read(self, images, search):
+        assert search == "fast"
+        self.searched.append(len(images))
+        return SimpleNamespace(logits=self.decode(images[:, :, ::-1]))
+
+
+def test_a_search_is_that_of_everything_that_is_read(tmp_path, monkeypatch, capsys):
+    searched = []
+    monkeypatch.setattr("fpgan.model.model.load", lambda name: Mirrored(searched))
+    monkeypatch.setattr("fpgan.data.sources.open_source", lambda *args: NoiseImages())
+    found = {}
+    for search in ("none", "fast"):
+        out = tmp_path / f"{search}.json"
+        assert main(["evaluate", "--images", "40", "--registry-size", "1000", "--search", search, "--out", str(out)]) == 0
+        assert ("search fast" in capsys.readouterr().out) == (search == "fast")
+        found[search] = json.loads(out.read_text())
+    for saved in ("float", "png"):
+        assert found["none"]["bit_accuracy"][saved]["value"] < 0.6 and found["fast"]["bit_accuracy"][saved]["value"] == 1.0
+    after = {search: results["attribution"]["after"]["png"]["correct"] for search, results in found.items()}
+    assert after == {"none": 0, "fast": 40}
+    assert found["fast"]["settings"]["search"] == "fast" and found["fast"]["model"]["aligner"] == "00aa" * 4
+    assert "aligner" not in found["none"]["model"]
+    assert sum(searched) == 40 * (1 + len(found["fast"]["bit_accuracy"]))  # what is not the model's is searched, too
 
 
 def test_nan_in_the_images_is_named():

@@ -12,8 +12,8 @@ import tiny
 
 from fpgan.cli.app import main
 from fpgan.data.sources import open_source
-from fpgan.model import calibration
-from fpgan.model.format import about_aligner
+from fpgan.model import calibration, format
+from fpgan.model.format import about_aligner, find
 from fpgan.model.model import load
 from fpgan.networks.alignment import Aligner
 from fpgan.training import export as exporting
@@ -83,7 +83,7 @@ def test_a_model_trained_without_fingerprints_is_exported_and_measured(tmp_path,
     assert "Frechet distance over pixels@8" in capsys.readouterr().out
 
 
-def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
+def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch, capsys):
     seen = []
 
     def fit(network, params, count, seed, perturbations, progress):
@@ -105,7 +105,12 @@ def test_strength_and_fit_are_the_configs_unless_given(tmp_path, monkeypatch):
     model = load(tmp_path / "model")
     assert model.config.fingerprint_strength == 0.25 and "readout" not in model.info
     assert main([*run, "--fit-images", "1000"]) == 0
-    assert seen == [(0.5, 3000, "noise:1@1"), (0.5, 1000, "noise:1@1")]
+    assert main([*run, "export.perturbations=jpeg:50-90@1", "export.readout_images=2000"]) == 0
+    assert seen == [(0.5, 3000, "noise:1@1"), (0.5, 1000, "noise:1@1"), (0.5, 2000, "jpeg:50-90@1")]
+    before = (tmp_path / "model" / "config.json").read_bytes()
+    assert main([*run, "objective.latent=3"]) == main([*run, "export.perturbation=x"]) == 2
+    assert "expected a field of the config's export part" in capsys.readouterr().err
+    assert (tmp_path / "model" / "config.json").read_bytes() == before
 
 
 def untrained(model, images, steps=0, seed=0, progress=None):
@@ -138,12 +143,41 @@ def test_an_aligner_is_trained_at_export_or_added_later(tmp_path, monkeypatch, c
     assert calls[1:] == [(64, 2, 0)] and "fast 0.91" in shown and "12.5% of the turns right" in shown
     for arguments, told in ((["--model", "nonesuch"], "no model 'nonesuch'"),
                             (["--out", "m"], "--workdir and --out"),
+                            (["--model", "robohash32"], "robohash32 ships with fpgan and stays as it is; give --out DIR"),
                             ([*run[1:], "--aligner-images", "63"], "export.aligner_images is 63; expected 64 or more, or 0"),
                             ([*run[1:], "--aligner-steps", "5"], "go with --model"),
                             (["--model", "m", "--aligner-images", "64", "--step", "1"], "without --workdir"),
                             (["--model", "m", "--name", "other"], "without --workdir"),
                             (["--model", "nonesuch", "--aligner-images", "64"], "no model 'nonesuch'")):
         assert main(["export", *arguments]) == 2 and told in capsys.readouterr().err
+
+
+def test_a_model_that_ships_gets_an_aligner_in_a_copy(tmp_path, monkeypatch, capsys):
+    """The files in the package stay as they are; the copy appears whole, or not at all."""
+    monkeypatch.setattr(exporting, "fit_aligner", untrained)
+    monkeypatch.setattr(exporting, "search_thresholds", lambda model, *args: {"fast": 0.91 if model.aligner else 0.8})
+    shipped, copy = find("robohash32"), tmp_path / "models" / "copy"
+    before = {path.name: path.read_bytes() for path in shipped.iterdir()}
+    command = ["export", "--model", "robohash32", "--data", "robohash_cats"]
+    assert main([*command, "--aligner-images", "64"]) == 2
+    assert "ships with fpgan and stays as it is; give --out DIR" in capsys.readouterr().err
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(format, "_write_info", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        exporting.add_aligner("robohash32", 64, data="robohash_cats", out=copy)
+    assert not list(copy.parent.iterdir())
+    assert main([*command, "--aligner-images", "64", "--out", str(copy)]) == 0
+    assert f"{copy}: aligner " in capsys.readouterr().out
+    model, own = load(copy), load("robohash32")
+    assert model.hash == own.hash and model.aligner is not None and own.aligner is None
+    assert model.info["search_thresholds"] == {"fast": 0.91} and model.name == "robohash32"
+    assert sorted(path.name for path in copy.iterdir()) == sorted([*before, "aligner.safetensors"])
+    assert (copy / "README.md").read_bytes() == before["README.md"]
+    assert main([*command, "--out", str(copy)]) == 0  # the calibration alone, of another copy, in the place of the first
+    assert load(copy).aligner is None and load(copy).info["search_thresholds"] == {"fast": 0.8}
+    assert {path.name: path.read_bytes() for path in shipped.iterdir()} == before
+    (tmp_path / "else").mkdir()
+    assert main([*command, "--out", str(tmp_path / "else")]) == 2
+    assert "else exists and is no model directory" in capsys.readouterr().err
 
 
 def test_each_search_has_a_threshold_of_its_own():

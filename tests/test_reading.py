@@ -7,12 +7,14 @@ import pytest
 from linear_model import LinearModel
 
 from fpgan.attribution import attribute, issue, pool
+from fpgan.attribution.search import blocks
 from fpgan.attribution.statistics import matches
 from fpgan.attribution.verdict import NO_FINGERPRINT, NOBODY, UNREGISTERED, explain
-from fpgan.decoding import DecodeJob
+from fpgan.decoding import DecodeJob, decode
 from fpgan.errors import FpganError
 from fpgan.io.images import encode_png, read_whole
 from fpgan.model import poses, reading
+from fpgan.model.programs import fitting_batch
 from fpgan.networks.alignment import CORNERS, project
 from fpgan.perturbations import apply, homography
 
@@ -75,6 +77,45 @@ def test_what_is_read_is_a_function_of_the_image_alone(bits):
     np.testing.assert_allclose(together.logits, np.concatenate([one.logits for one in alone]), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(together.alignment.poses, np.concatenate([one.alignment.poses for one in alone]))
     assert len(model.read(images[:0], "full")) == 0 and len(together) == 6
+
+
+class Rounding(LinearModel):
+    """Rounds as compiled programs do: what it finds depends on their size, though not on an image's place in a batch."""
+
+    def decode(self, images, *, poses=None, batch_size=64, exact=False):
+        size, parts = fitting_batch(batch_size, len(images), batch_size if exact else 1), []
+        for part in blocks(len(images), 64):  # always 64 at once: what BLAS rounds otherwise is not in question here
+            rows = np.resize(np.arange(len(images))[part], 64)
+            here = None if poses is None else poses[rows]
+            parts.append(super().decode(images[rows], poses=here)[:part.stop - part.start])
+        return np.concatenate(parts) * np.float32(1 + 1e-6 * size)
+
+    def locate(self, images, *, batch_size=64, exact=False):
+        size = fitting_batch(batch_size, len(images), batch_size if exact else 1)
+        return super().locate(images) + np.float32(1e-6 * size)
+
+
+@pytest.mark.parametrize("places", [None, poses.placed(1, 1, 0.25, 0)])
+@pytest.mark.parametrize("search", ["fast", "full"])
+def test_rows_of_a_search_are_the_same_on_any_devices_and_in_any_company(tmp_path, bits, monkeypatch, search, places):
+    """Also where few images of a batch are looked for, and where one of another size is among them."""
+    model = Rounding(places=places)
+    images = model.generate(bits, range(24))
+    for first, spec in enumerate(("flip", "shift:1,0")):
+        images[first::3] = apply(spec, images[first::3])
+    for i, image in enumerate([*images, *foreign(5), apply("page:0.5", images[:1], 3)[0]]):
+        (tmp_path / f"{i:02}.png").write_bytes(encode_png(image))
+    files = sorted(map(str, tmp_path.iterdir()))
+
+    def rows(files, devices=1):
+        monkeypatch.setattr(decode, "local_devices", lambda: devices * [None])
+        return {row.file: (row.logits.tobytes(), row.columns(False)) for row in
+                decode.decode_files(model, files, batch_size=4, search=search)}
+    found = rows(files)
+    assert len(found) == 30 and sum(columns["undone"] is not None for _, columns in found.values()) > 8
+    assert rows(files, 8) == found and rows(files[::-1], 2) == found
+    for few, is_same in ((files[5:17], True), (files[:3], True), (files[:2], False)):  # two are read by a smaller program
+        assert (rows(few) == {name: found[name] for name in few}) == is_same
 
 
 def foreign(count):
@@ -205,7 +246,7 @@ def test_pages_and_other_sizes_are_searched_in_all_of_the_image(bits):
         files = [encode_png(image) for image in apply(spec, images, 3)]
         fitted, wholes = zip(*(read_whole(file, 8) for file in files), strict=True)
         model = LinearModel()
-        model.locate = lambda _, batch_size=64, spec=spec: np.stack([homography(spec, (8, 8), 3, i) for i in range(24)])
+        model.locate = lambda _, spec=spec, **__: np.stack([homography(spec, (8, 8), 3, i) for i in range(24)])
         model.aligner = "one that knows"
         read = model.read(np.stack(fitted), "fast", wholes=wholes)
         assert ((read.logits > 0) == bits).mean() > 0.9, spec

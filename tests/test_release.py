@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from fpgan.attribution.database import Database
 from fpgan.cli.app import main
 from fpgan.fingerprint import Fingerprint
-from fpgan.model import load
+from fpgan.model import DEFAULT_MODEL, load
 from fpgan.model.instance import load_instance
 from fpgan.networks.generator import Generator
 
@@ -168,7 +168,7 @@ def test_the_release_is_in_the_inventory_and_in_the_log(provider, capsys):
     capsys.readouterr()
     run("registry", "list", provider / "registry.sqlite", "--releases")
     release, = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (release["user"], release["model"], release["name"]) == ("alice", load().hash, "robohash32")
+    assert (release["user"], release["model"], release["name"]) == ("alice", load().hash, DEFAULT_MODEL)
     assert release["sha256"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
                                  for path in (provider / "for-alice").iterdir()}
     run("registry", "verify", provider / "registry.sqlite")
@@ -199,7 +199,7 @@ def test_who_is_revoked_or_unknown_gets_nothing(provider, tmp_path, capsys):
         assert main([*command, str(tmp_path / "x"), *arguments]) == 2
         assert message in capsys.readouterr().err
     run(*command, tmp_path / "anyway", "--user", "mallory", "--allow-revoked", "--formats", "none")
-    assert "instance of robohash32 for mallory" in capsys.readouterr().out
+    assert f"instance of {DEFAULT_MODEL} for mallory" in capsys.readouterr().out
     assert main([*command, str(tmp_path), "--user", "alice"]) == 2
     assert "exists" in capsys.readouterr().err and not (tmp_path / "x").exists()
 

@@ -8,10 +8,11 @@ import pytest
 
 import fpgan
 from fpgan.attribution import attribute, from_fingerprints, issue
-from fpgan.cli.demo import run_demo, summarise
+from fpgan.cli.demo import EDITS, run_demo, summarise
 from fpgan.data.robohash import render_cats
 from fpgan.errors import FpganError
 from fpgan.io.images import encode_png, read_image
+from fpgan.model import DEFAULT_MODEL
 from fpgan.model.format import SHIPPED
 from fpgan.perturbations.registry import apply
 
@@ -72,13 +73,16 @@ def test_the_package_is_small_and_says_where_its_art_comes_from(model):
 
 def test_the_demo_attributes_its_images_and_no_others(tmp_path):
     lines = []
-    rows = run_demo(tmp_path / "demo", "robohash32", 1e-6, lines.append)
-    owners = [row.file.split("/")[-2] for row in rows]
-    attributed = [row.verdict.user == owner for row, owner in zip(rows, owners, strict=True) if owner != "not_ours"]
-    assert len(attributed) == 24 and all(attributed)
-    assert not any(row.verdict.user for row, owner in zip(rows, owners, strict=True) if owner == "not_ours")
+    rows = run_demo(tmp_path / "demo", DEFAULT_MODEL, 1e-6, lines.append)
+    places = [Path(row.file).relative_to(tmp_path / "demo").parts for row in rows]
+    right = {"images": [], "edited": [], "not_ours": []}
+    for row, (kind, owner, *_) in zip(rows, places, strict=True):
+        right[kind].append(row.verdict.user == (None if kind == "not_ours" else owner))
+    assert [len(found) for found in right.values()] == [24, 24 * len(EDITS), 12]
+    assert all(right["images"]) and all(right["not_ours"]) and np.mean(right["edited"]) > 0.9
     table = "\n".join(summarise(rows, tmp_path / "demo"))
-    assert all(name in table for name in ("alice", "bob", "carol", "photos", "training images"))
+    assert all(name in table for name in ("alice (8)", "bob (8)", "carol (8)", "photos", "training images", "after flip"))
+    assert (tmp_path / "demo" / "edited" / "bob" / "sheet.png").is_file()
     picture, _ = read_image(tmp_path / "demo" / "picture.png")
     assert min(picture.shape[:2]) > 100
     assert all(Path(row.file).is_file() for row in rows)

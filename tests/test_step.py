@@ -81,6 +81,19 @@ def test_each_sample_has_its_own_draws_and_they_change_with_step_and_phase():
         assert not np.array_equal(first["latents"], other["latents"])
 
 
+def test_few_fingerprints_are_always_the_same_ones():
+    def seen(distinct, step_number, seed=3):
+        key = jax.random.key(step_number)
+        draw = jax.vmap(lambda key: step.draw_fingerprint(key, 32, distinct, seed))
+        return {tuple(map(int, row)) for row in np.asarray(jax.jit(draw)(jax.random.split(key, 300)))}
+
+    assert len(seen(5, 0)) == 5 and seen(5, 0) == seen(5, 1) and seen(5, 0).isdisjoint(seen(5, 0, seed=4))
+    assert seen(5, 0) < seen(40, 0) and len(seen(0, 0)) == 300
+    setup = step.Setup(tiny.config(objective=dict(distinct_fingerprints=2)), 4, True)
+    drawn = jax.pmap(lambda _: step.draw_inputs(setup, init_state(setup.config), 0, 4), axis_name=AXIS)(jnp.arange(8))
+    assert len(np.unique(np.concatenate([drawn["fingerprints"], drawn["other_fingerprints"]]).reshape(64, -1), axis=0)) == 2
+
+
 def test_data_on_the_device_and_streamed_data_are_the_same_images():
     config = tiny.config()
     source = open_source(config.data, 8)

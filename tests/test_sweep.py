@@ -27,7 +27,7 @@ def test_runs_vary_one_field_at_a_time():
         "base", "seed=1", "seed=2", "objective.latent=0"]
     assert [run.name for run in runs_of(["capacity"])][1:] == [
         f"network.fingerprint_bits={n}" for n in (32, 64, 128, 256, 512)]
-    with pytest.raises(FpganError, match="or one of capacity, ablations"):
+    with pytest.raises(FpganError, match="or one of capacity, fingerprints, ablations"):
         runs_of(["capacities"])
 
 

@@ -2,9 +2,10 @@
 
 A certificate holds, for every image, its hash, what the decoder read from it, the soft decision (`soft_decision`) that the
 verdict is made by, the verdict, and for everybody named the registry's entry with the proof that it is in the log; once for
-all, the model's hash, the registry's signed head, the false-positive rate and the versions. From the document alone follow
-the signatures, the proofs, the weights, and the scores, matches and p of those who are named (`check`); with the images and
-the model also what was read (`check_reading`); with the registry that nobody else fits (`check_search`).
+all, the model's hash, the registry's signed head, the false-positive rate and the versions; and if the picture was looked
+for in the image (`fpgan.model.reading`), the search, and where each was found (`places`). From the document alone follow the
+signatures, the proofs, the weights, and the scores, matches and p of those who are named (`check`); with the images and the
+model also what was found and read (`check_reading`); with the registry that nobody else fits (`check_search`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fpgan.attribution import proofs
+from fpgan.attribution.places import IDENTITY, check_alignment, is_same_place, told
 from fpgan.attribution.soft_decision import (
     MAX_WEIGHT,
     MEAN_WEIGHT,
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 
     from fpgan.attribution.database import Database
 
-FORMAT = "fpgan certificate 1"
+FORMATS = {"fpgan certificate 1": {},  # of images that were read as they are
+           "fpgan certificate 2": {"search": Field(dict)}}  # of images in which the picture was looked for
 STATEMENT = ("For each image: by chance, an image that none of the registered users' instances made would be attributed to "
              "any of them with a probability of at most false_positive_rate; log10_p bounds that of a fit as good as found, "
              "where bits of which the decoder was sure count for more. Somebody who has an instance or its images may "
@@ -46,12 +49,11 @@ DECISION = {"weight": "mean_weight |logit| / mean |logit|, rounded, at most max_
             "mean_weight": MEAN_WEIGHT, "max_weight": MAX_WEIGHT,
             "score": "sum over the bits of weight times +1 for a 1 and -1 for a 0 of the registered fingerprint",
             "log10_p": "log10 of users times the probability of the score or a higher one for uniform bits, at most 0"}
-IDENTITY = {"kind": "identity", "pose": None, "poses_tried": 1}  # the image was decoded as it is
 _LOGIT_TOLERANCE = 0.01  # of the mean magnitude: another device rounds otherwise
 _P_TOLERANCE = 1e-6  # of log10 p
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 _TEXT, _HASH = Field(str), Field(str, 64, 64)
-_FIELDS = {"format": Field(str, choices=(FORMAT,)), "statement": _TEXT, "time": _TEXT, "versions": Field(dict),
+_FIELDS = {"format": _TEXT, "statement": _TEXT, "time": _TEXT, "versions": Field(dict),
            "model": Field(dict), "registry": Field(dict), "false_positive_rate": Field(float, 0, 1),
            "evenness_threshold": Field(float, 0, 1, optional=True), "decision": Field(dict), "users": Field(dict),
            "images": Field(list), "public_key": _HASH, "signature": _TEXT}
@@ -63,7 +65,7 @@ _IMAGE_FIELDS = {"file": _TEXT, "sha256": _HASH, "pixels_sha256": _HASH, "resize
 
 
 def certify(images: Sequence[dict], *, model: dict, database: Database, head: dict, false_positive_rate: float,
-            evenness_threshold: float | None, versions: dict, key: Ed25519PrivateKey) -> dict:
+            evenness_threshold: float | None, versions: dict, key: Ed25519PrivateKey, search: dict | None = None) -> dict:
     """Makes a certificate.
 
     Args:
@@ -74,6 +76,8 @@ def certify(images: Sequence[dict], *, model: dict, database: Database, head: di
       false_positive_rate, evenness_threshold: see `fpgan.attribution.attribute`.
       versions: of programs and packages.
       key: the private key that signs it: the provider's, or that of whoever holds a copy of the registry.
+      search: where the picture was looked for: the "search", and the hash of the "aligner" or None; None if images were read
+        as they are.
 
     Returns:
       The signed JSON object.
@@ -82,9 +86,10 @@ def certify(images: Sequence[dict], *, model: dict, database: Database, head: di
     entries = {user: _entries(database, user, head) for user in sorted(named)}
     images = [image | {"named": [match | {"revoked": _revoked(entries[match["user"]])} for match in image["named"]]}
               for image in images]
+    kind, searched = list(FORMATS)[search is not None], {} if search is None else {"search": search}
     return ledger.signed({
-        "format": FORMAT, "statement": STATEMENT, "time": proofs.utc(int(clock.time())), "versions": versions,
-        "model": model, "registry": head, "false_positive_rate": false_positive_rate,
+        "format": kind, "statement": STATEMENT, "time": proofs.utc(int(clock.time())), "versions": versions,
+        "model": model, **searched, "registry": head, "false_positive_rate": false_positive_rate,
         "evenness_threshold": evenness_threshold, "decision": DECISION, "users": entries, "images": images}, key)
 
 
@@ -99,7 +104,7 @@ def image_entry(name: str, sha256: str, pixels_sha256: str, resized: bool, logit
       resized: whether they had to be cropped or resized.
       logits: float32 [n_bits], what the decoder read.
       verdict: whose it is.
-      alignment: how the pixels were moved before they were decoded.
+      alignment: how the pixels were moved before they were decoded, see `places.alignment_entry`.
     """
     logits = np.asarray(logits, np.float32)
     return {"file": name, "sha256": sha256, "pixels_sha256": pixels_sha256, "resized": bool(resized),
@@ -122,14 +127,15 @@ def check(document: dict, certifier: str | None = None, provider: str | None = N
       FpganError: something does not hold, or it is no certificate.
     """
     try:
-        _require(document.get("format") == FORMAT,
+        _require(document.get("format") in FORMATS,
                  f"no certificate that this fpgan can check (format {shown(document.get('format'), 40)!r})")
         ledger.check_signature(document, certifier)
-        check_fields(document, _FIELDS, "the certificate")
+        check_fields(document, _FIELDS | FORMATS[document["format"]], "the certificate")
         _require(document["decision"] == DECISION, "the certificate decides by another rule than this fpgan; check it with "
                  f"the version that made it ({shown(document['versions'].get('fpgan'))})")
         for image in document["images"]:
             check_fields(image, _IMAGE_FIELDS, "an image of the certificate")
+            check_alignment(image["file"], image["alignment"], document.get("search"))
             for match in image["named"]:
                 check_fields(match, _MATCH_FIELDS, "a user of the certificate")
         head = document["registry"]
@@ -146,27 +152,33 @@ def check(document: dict, certifier: str | None = None, provider: str | None = N
         raise FpganError("the certificate is damaged: something is missing or of another kind") from error
 
 
-def check_reading(document: dict, image: dict, logits: np.ndarray, model: dict, pixels_sha256: str) -> str:
+def check_reading(document: dict, image: dict, logits: np.ndarray, model: dict, pixels_sha256: str,
+                  alignment: Mapping = IDENTITY) -> str:
     """Checks what was read from an image; returns a line that says so.
 
     Args:
       document: the certificate, which `check` has passed.
       image: its entry for the image, found by the hash of the file.
-      logits: float32 [n_bits], what the decoder reads now.
-      model: of the decoder: name, hash, n_bits, resolution.
+      logits: float32 [n_bits], what the decoder reads now, at the place that the certificate says.
+      model: of the decoder: name, hash, n_bits, resolution; the "search" as `certify` takes it, and the model's own
+        "evenness_threshold" for that.
       pixels_sha256: of the pixels that were decoded now.
+      alignment: what the same search finds now, see `places.alignment_entry`.
 
     Raises:
-      FpganError: another model, other pixels, other logits by more than devices round otherwise, or so that somebody who is
-        named is not any more.
+      FpganError: another model, search or threshold, other pixels, the picture in another place, other logits by more than
+        devices round otherwise, or so that somebody who is named is not any more.
     """
     if document["model"]["hash"] != model["hash"]:
         raise FpganError(f"the certificate is about the model {document['model']['hash']}, this one is {model['hash']}")
-    if image["alignment"] != IDENTITY:
-        raise FpganError(f"{image['file']}: the image was aligned ({image['alignment'].get('kind')}), which this fpgan "
-                         "cannot do; upgrade fpgan")
+    for name, what in (("search", "search"), ("evenness_threshold", "evenness threshold")):
+        if document.get(name) != model[name]:
+            raise FpganError(f"the certificate's {what} is {shown(document.get(name))}, that of this model {model[name]}")
     if image["pixels_sha256"] != pixels_sha256:
         raise FpganError(f"{image['file']}: the file gives other pixels here; is Pillow of another version?")
+    if not is_same_place(image["alignment"], alignment, model["resolution"]):
+        raise FpganError(f"{image['file']}: the search finds the picture elsewhere here, {told(alignment)}, and not "
+                         f"{told(image['alignment'])}")
     given = np.asarray(image["logits"], np.float64)
     difference = np.abs(given - logits).max() / np.abs(given).mean()
     if not difference <= _LOGIT_TOLERANCE:

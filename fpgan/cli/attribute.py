@@ -75,8 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("csv", "jsonl", "parquet"),
                         help="format of --out; without --out, print CSV or JSON lines instead of the table")
     parser.add_argument("--certificate", metavar="JSON",
-                        help="also write a signed certificate; the registry is SQLite then, and "
-                             "images are read as they are, without a search")
+                        help="also write a signed certificate; the registry is SQLite then")
     parser.add_argument("--signing-key", metavar="FILE", help="the private key (PEM) that signs the certificate")
     add_reading_arguments(parser)
 
@@ -100,6 +99,11 @@ def model_facts(model: Model) -> dict:
     return {"name": model.name, "hash": model.hash, "n_bits": model.n_bits, "resolution": model.resolution}
 
 
+def search_facts(model: Model, search: str) -> dict | None:
+    """Returns what a certificate says about a search, None of "none"."""
+    return None if search == "none" else {"search": search, "aligner": (model.info.get("aligner") or {}).get("hash")}
+
+
 def _check_certificate_arguments(args: argparse.Namespace) -> None:
     from fpgan.attribution.sqlite_tables import is_sqlite
     from fpgan.decoding.shards import is_folder
@@ -109,8 +113,6 @@ def _check_certificate_arguments(args: argparse.Namespace) -> None:
                          "init), and leave out --user, --users and --key-file")
     if not args.signing_key:
         raise FpganError("a certificate is signed; give --signing-key FILE (fpgan registry init --signing-key makes one)")
-    if args.search not in (None, "none"):
-        raise FpganError("a certificate is about images as they are; leave out --search")
     if args.pool or is_folder(args.out):
         raise FpganError("a certificate is about one image or several, each for itself; leave out --pool, and name a file "
                          "after --out, no folder")
@@ -119,23 +121,27 @@ def _check_certificate_arguments(args: argparse.Namespace) -> None:
 def _certify(args: argparse.Namespace, model: Model) -> int:
     """Attributes images to the users of a signed head, and writes the certificate."""
     from fpgan.attribution import certificate, proofs
+    from fpgan.attribution.places import alignment_entry
     from fpgan.attribution.stores import open_database
     from fpgan.decoding.decode import DecodeJob
     from fpgan.io.files import write_file
     from fpgan.io.ledger import public_key, read_signing_key
     from fpgan.io.provenance import provenance
+    from fpgan.model.reading import poses_tried, search_of
 
-    key, images = read_signing_key(args.signing_key), []
+    search = search_of(model, args.search)
+    key, images, tried = read_signing_key(args.signing_key), [], poses_tried(model, search)
     with open_database(args.registry, model.n_bits) as database:
         own = database.public_key == public_key(key) and database.role == "provider"
         head = proofs.sign_head(database, key) if own else proofs.newest_head(database)
         job = DecodeJob(model, database.registry(head["users"]), args.fpr, args.batch_size, args.threads,
-                        search="none", hashed=True)
+                        search=search, hashed=True)
 
         def keep(row) -> None:
             if row.logits is not None:
+                alignment = alignment_entry(row.pose, tried)
                 images.append(certificate.image_entry(os.path.abspath(row.file), row.sha256, row.pixels_sha256, row.resized,
-                                                      row.logits, row.verdict))
+                                                      row.logits, row.verdict, alignment))
 
         code = read_images("attribute", job, args, [keep])
         if images:  # paths from where all of them lie: no more of the analyst's machine, and no name twice
@@ -144,7 +150,8 @@ def _certify(args: argparse.Namespace, model: Model) -> int:
         facts = provenance("fpgan attribute", ("cryptography",))
         document = certificate.certify(images, model=model_facts(model), database=database, head=head,
                                        false_positive_rate=args.fpr, evenness_threshold=job.evenness_threshold,
-                                       versions={"fpgan": facts["fpgan"], **facts["versions"]}, key=key)
+                                       versions={"fpgan": facts["fpgan"], **facts["versions"]}, key=key,
+                                       search=search_facts(model, search))
     content = (json.dumps(document, indent=1) + "\n").encode("ascii")
     write_file(args.certificate, content, sync=True, private=True)
     print(f"{args.certificate}: certificate of {len(images)} images, signed with {document['public_key']}", file=sys.stderr)

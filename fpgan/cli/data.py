@@ -3,10 +3,11 @@
 import argparse
 
 EXAMPLE = """\
-example: draw the cats of the shipped models, prepare photos, prepare what a config asks for
+example: draw the cats of the shipped models, prepare photos, a set in MNIST's format, what a config asks for
 
   fpgan data --name robohash_cats --resolution 64 --images 50000
   fpgan data --name folder --path photos.zip --resolution 128 --data-dir /big/disk
+  fpgan data --name folder --path fashion/train-images-idx3-ubyte.gz --resolution 32
   fpgan data --config configs/folder.py data.path=photos
 
 Cats are the same images whether prepared or rendered while training. Your own images are
@@ -21,11 +22,11 @@ _SHOWN = 20  # files named on the terminal
 def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("--config", help="take the data part of this config file, such as configs/robohash64.py")
-    parser.add_argument("--name", choices=("robohash_cats", "folder", "tfds"),
-                        help="rendered cats, your own images, or a public set by TFDS")
+    parser.add_argument("--name", choices=("robohash_cats", "robohash_monsters", "robohash_heads", "folder", "tfds"),
+                        help="rendered art, your own images, or a public set by TFDS")
     parser.add_argument("--resolution", type=int, help="side length of the prepared images in pixels")
-    parser.add_argument("--images", dest="count", type=int, help="how many cats (default: all 360,000)")
-    parser.add_argument("--path", help="the folder or zip file of your own images")
+    parser.add_argument("--images", dest="count", type=int, help="how many of a RoboHash set (default: all, 360,000 cats)")
+    parser.add_argument("--path", help="the folder, zip or IDX file (MNIST's) of your own images")
     parser.add_argument("--crop", help="center (default), none (for square images), celeba128")
     parser.add_argument("--tfds-name", help="a public set, such as celeb_a or lsun/bedroom")
     parser.add_argument("--data-dir", help="where prepared sets are kept (default: data)")

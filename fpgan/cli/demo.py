@@ -1,4 +1,4 @@
-"""`fpgan demo`: the main job from end to end, and images of another origin: issue, generate, write, read back, attribute."""
+"""`fpgan demo`: the main job from end to end: issue, generate, write, re-save and move, read back, attribute."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +29,9 @@ example: everything once
 
 USERS = ("alice", "bob", "carol")
 PER_USER = 8
-PICTURE = "picture.png"
-_WRITTEN = {"registry.csv", "images", "not_ours", "verdicts.csv", PICTURE}  # by which an earlier demo is known
+PICTURE, SHEET = "picture.png", "sheet.png"
+EDITS = ("jpeg:70", "screenshot:1.5,85", "flip", "shift:3,-2", "crop:0.9", "rotate:5")  # what people do to images
+_WRITTEN = {"registry.csv", "images", "edited", "not_ours", "verdicts.csv", PICTURE}  # by which an earlier demo is known
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
 RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
 SCALE = 3
@@ -49,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(summarise(rows, folder)))
     print(f"\nAn image is attributed if chance would do it at most once in {1 / args.fpr:g} images.")
     print(f"every image's verdict: {folder / 'verdicts.csv'}")
-    print(f"picture: {folder / 'picture.png'} (a row per user, a latent per column; last row: the first "
-          f"user's images minus the second's, times {RESIDUAL_GAIN}, on grey)")
+    print(f"pictures: {folder / PICTURE} (a row per user, a latent per column; last row: the first user's images "
+          f"minus the second's, times {RESIDUAL_GAIN}, on grey), {folder / 'edited' / USERS[0] / SHEET}")
     return 0
 
 
@@ -58,8 +60,9 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
              report: Callable[[str], None]) -> list[Row]:
     """Runs the demo in a new folder.
 
-    Writes FOLDER/registry.csv, FOLDER/images (one folder per user, with a manifest), FOLDER/not_ours, FOLDER/verdicts.csv
-    and FOLDER/picture.png. Fingerprints and latents are drawn anew on every run.
+    Writes FOLDER/registry.csv, FOLDER/images (one folder per user, with a manifest), FOLDER/edited (the same images after
+    each of EDITS), FOLDER/not_ours, FOLDER/verdicts.csv and FOLDER/picture.png. Fingerprints and latents are drawn anew on
+    every run.
 
     Args:
       folder: new, or an earlier demo's, which is replaced when this one is done.
@@ -68,7 +71,7 @@ def run_demo(folder: str | Path, model_name: str, false_positive_rate: float,
       report: is given each line for the reader.
 
     Returns:
-      A row per image, the users' first, with its verdict.
+      A row per image, with its verdict: the users' images, these after edits, and those of others.
 
     Raises:
       FpganError: if the folder is somebody else's, or a package of the extra `demo` is missing.
@@ -101,6 +104,7 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     from fpgan.io.images import encode_png
     from fpgan.io.listing import image_sources
     from fpgan.model.model import load
+    from fpgan.perturbations.gallery import perturb_files
 
     model = load(model_name)
     report(f"model {model.name}: {model.n_bits} bits in images of {model.resolution}x{model.resolution} pixels, "
@@ -110,11 +114,14 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
     generate_set(model, registry, folder / "images", per_user=PER_USER, seed=seed)
-    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, and {others} of another origin; "
-           "now reading them back\n")
+    for user in USERS:
+        perturb_files([folder / "images" / user], EDITS, folder / "edited" / user)
+    report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, each after {len(EDITS)} edits, and {others} of "
+           "another origin; now reading them back\n")
     rows: list[Row] = []
     with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write:
-        sources = image_sources([folder / "images", folder / "not_ours"])
+        edited = [folder / "edited" / user / spec.replace(":", "_") for spec in EDITS for user in USERS]
+        sources = image_sources([folder / "images", *edited, folder / "not_ours"])
         DecodeJob(model, registry, false_positive_rate).run(sources, [write, rows.append])
     picture = draw_picture(model, registry, seed)
     write_file(folder / PICTURE, encode_png(picture))
@@ -163,20 +170,33 @@ def summarise(rows: list[Row], folder: Path) -> list[str]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(origin(Path(row.file).relative_to(folder)), []).append(row)
-    lines = [f"{'images of':<18}{'images':>7}  {'attributed to':<24}{'median matches':>15}{'median log10 p':>16}"]
+    lines = [f"{'images of':<24}{'images':>7}  {'attributed to':<28}{'median matches':>15}{'median log10 p':>16}"]
     for name, members in groups.items():
-        users = [row.verdict.user for row in members if row.verdict.user]
-        to = ", ".join(f"{user} ({users.count(user)})" for user in sorted(set(users))) or "nobody"
         matches = np.median([row.verdict.matches for row in members])
         log10_p = np.median([row.verdict.log10_p for row in members])
-        lines.append(f"{name:<18}{len(members):>7}  {to:<24}{matches:>8.0f} of {len(members[0].logits)}{log10_p:>16.1f}")
+        to = _named(members, folder)
+        lines.append(f"{name:<24}{len(members):>7}  {to:<28}{matches:>8.0f} of {len(members[0].logits)}{log10_p:>16.1f}")
     return lines
 
 
+def _named(rows: list[Row], folder: Path) -> str:
+    """Says to whom images were attributed: by name, or of those that were edited to how many of their own users."""
+    named = Counter(row.verdict.user or "nobody" for row in rows)
+    places = [Path(row.file).relative_to(folder).parts for row in rows]
+    if places[0][0] == "edited":
+        named = Counter("their users" if row.verdict.user == place[1] else "others" if row.verdict.user else "nobody"
+                        for row, place in zip(rows, places, strict=True))
+    if list(named) == ["nobody"]:
+        return "nobody"
+    return ", ".join(f"{user} ({named[user]})" for user in sorted(named, key=lambda user: (user == "nobody", user)))
+
+
 def origin(path: Path) -> str:
-    """Says where an image of the demo comes from: a user's name, "photos" or "training images"."""
+    """Says where an image of the demo comes from: a user's name, what was done to it, "photos" or "training images"."""
     if path.parts[0] == "images":
         return path.parts[1]
+    if path.parts[0] == "edited":
+        return "after " + path.parts[2].replace("_", ":")
     return "photos" if path.name.startswith("photo") else "training images"
 
 

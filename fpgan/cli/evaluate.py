@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--perturbations", nargs="+", default=[], metavar="SPEC",
                         help="measure only what is left after these, or suites of them (fpgan perturb --help)")
     parser.add_argument("--search", choices=("none", "fast", "full"), default="none",
-                        help="of --perturbations, and of suite robustness: where the picture is looked for, as in "
-                             "fpgan attribute (none)")
+                        help="where the picture is looked for in an image, as in fpgan attribute (none); of the suites "
+                             "robustness alone does it")
     parser.add_argument("--suite", nargs="+", default=[], metavar="NAME",
                         help="results of the paper, or all of them: " + ", ".join([*SUITES, "all"]))
     parser.add_argument("--against", metavar="MODEL", help="suites: a second model, drawn beside the first")
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from fpgan.evaluation.suites import evaluate_named
 
     settings = Settings(args.images, args.seed, args.features, args.registry_size, args.false_positive_rate,
-                        args.batch_size)
+                        args.batch_size, args.search)
     results = evaluate_named(
         args.model, args.data, settings, others=args.negatives, out=args.out, record=args.record, progress=_progress(),
         data_options=_data_options(args),

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, such as configs/smoke.py")
     parser.add_argument("--workdir", required=True, help="folder of the sweep")
     parser.add_argument("--vary", nargs="+", required=True, metavar="KEY=VALUE,VALUE",
-                        help="fields and their values, or capacity (32 to 512 bits), or ablations (each loss term off, "
-                             "modulation in some resolutions only)")
+                        help="fields and their values, or capacity (32 to 512 bits), fingerprints (10 to 100,000 in "
+                             "training), or ablations (each loss term off, modulation in some resolutions only)")
     parser.add_argument("--images", type=positive, default=1000, help="to measure each model with (1000)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="fields to set in all runs")
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from fpgan.cli.options import add_model_argument
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fpgan.model.model import Model
 
 EXAMPLE = """\
 example: all of it, by somebody who has the image, the model and a copy of the registry
@@ -13,9 +19,9 @@ example: all of it, by somebody who has the image, the model and a copy of the r
   fpgan verify-certificate verdict.json found/a.png --registry copy.sqlite --provider-key 5f0c...
 
 checks the signatures, that the user's fingerprint is in the log of the signed head, the weights
-of the bits, score, matches and p-value; from the image and the model, what the decoder reads; from
-the registry, that its log is the one that was signed, and that nobody else fits. What cannot be
-checked for lack of an image or of --registry is said.
+of the bits, score, matches and p-value; from the image and the model, where the search finds the
+picture and what the decoder reads there; from the registry, that its log is the one that was signed,
+and that nobody else fits. What cannot be checked for lack of an image or of --registry is said.
 
 exit code: 0 if all that was checked holds; 1 if something does not; 2 for a wrong command.
 """
@@ -61,25 +67,53 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_again(document: dict, paths: list[str], model_name: str) -> list[str]:
-    """Decodes the images again, and compares."""
+    """Reads the images again, with the same search, and compares."""
     import hashlib
 
     import fpgan
     from fpgan.attribution import certificate
-    from fpgan.cli.attribute import model_facts
+    from fpgan.cli.attribute import model_facts, search_facts
     from fpgan.errors import FpganError
-    from fpgan.io.images import read_image
     from fpgan.io.inputs import read_bytes
     from fpgan.io.listing import MAX_MEMBER
 
-    model, lines = fpgan.load(model_name), []
+    model, lines, search = fpgan.load(model_name), [], document.get("search", {"search": "none"})["search"]
+    about = model_facts(model) | {"search": search_facts(model, search),
+                                  "evenness_threshold": model.evenness_threshold(search)}
     known = {image["sha256"]: image for image in document["images"]}
     for path in paths:
         content = read_bytes(path, MAX_MEMBER)
         image = known.get(hashlib.sha256(content).hexdigest())
         if image is None:
             raise FpganError(f"{path}: the certificate is not about this file: its hash is another")
-        pixels, _ = read_image(content, model.resolution)
-        lines.append(certificate.check_reading(document, image, model.decode(pixels[None])[0], model_facts(model),
-                                               hashlib.sha256(pixels.tobytes()).hexdigest()))
+        pixels, logits, alignment, undone = _read(model, content, search, image["alignment"]["pose"])
+        line = certificate.check_reading(document, image, logits, about, hashlib.sha256(pixels.tobytes()).hexdigest(),
+                                         alignment)
+        lines.append(f"{line}; what was done to the picture, and undone: {undone}" if undone else line)
     return lines
+
+
+def _read(model: Model, content: bytes, search: str, pose: list | None) -> tuple[np.ndarray, np.ndarray, dict, str]:
+    """Looks for the picture in an image, and reads it.
+
+    Args:
+      model: the decoder's.
+      content: of the image file.
+      search: where to look.
+      pose: where the certificate says that it lies: there it is read, if anything is found.
+
+    Returns:
+      The pixels uint8 [R, R, 3], the logits float32 [n], what the search finds as certificates say it, and in words.
+    """
+    import numpy as np
+
+    from fpgan.attribution.places import alignment_entry
+    from fpgan.io.images import read_whole
+    from fpgan.model.reading import poses_tried, read_at
+
+    pixels, whole = read_whole(content, model.resolution)
+    reading = model.read(pixels[None], search, wholes=[whole])
+    alignment, logits = alignment_entry(reading.alignment.poses[0], poses_tried(model, search)), reading.logits
+    if pose is not None and alignment["pose"] is not None:
+        logits = read_at(model, pixels[None], np.array(pose)[None], [whole])
+    return pixels, logits[0], alignment, reading.alignment.undone[0]

@@ -1,4 +1,4 @@
-"""The two TFDS builders of fpgan. Both write array_record files of encoded PNG images and need no TensorFlow.
+"""The TFDS builders of fpgan. All write array_record files of encoded PNG images and need no TensorFlow.
 
 Import this module only where TFDS is wanted: importing TFDS takes half a second.
 """
@@ -9,12 +9,13 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fpgan.data import robohash, settings
+from fpgan.data import settings
 from fpgan.data.folder import Listing, read_own_images
+from fpgan.data.robohash import ROBOHASH_SETS
 from fpgan.errors import FpganError, printable
 from fpgan.io.images import encode_png
 
-_CHUNK = 256  # cats rendered at a time
+_CHUNK = 256  # images rendered at a time
 
 
 def _no_progress(done, total):
@@ -22,8 +23,8 @@ def _no_progress(done, total):
 
 
 @dataclasses.dataclass
-class CatsConfig(tfds.core.BuilderConfig):
-    """How many cats, and their side length in pixels."""
+class RobohashConfig(tfds.core.BuilderConfig):
+    """How many images, and their side length in pixels."""
 
     resolution: int = 0
     count: int = 0
@@ -63,22 +64,39 @@ class _PngBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"train": self._generate_examples()}
 
 
-class RobohashCats(_PngBuilder):
-    """RoboHash cats: record i is `robohash.render_cats(i)`."""
+class _Robohash(_PngBuilder, skip_registration=True):
+    """A RoboHash set: record i is image i of the set that bears the builder's name."""
 
     def _info(self):
-        return self._dataset_info("Cartoon cats, every one another combination of five parts, on white.",
-                                  robohash.LICENCE)
+        return self._dataset_info("RoboHash art, every image another combination of parts, on white.", self._set.licence)
+
+    @property
+    def _set(self):
+        return ROBOHASH_SETS[self.name]
 
     def _generate_examples(self):
         count = self.builder_config.count
         for start in range(0, count, _CHUNK):
             numbers = np.arange(start, min(start + _CHUNK, count))
-            for number, image in zip(numbers, robohash.render_cats(numbers, self.builder_config.resolution),
-                                     strict=True):
+            for number, image in zip(numbers, self._set.render(numbers, self.builder_config.resolution), strict=True):
                 yield int(number), {"image": encode_png(image)}
             self.progress(int(numbers[-1]) + 1, count)
         self.info.metadata.update(images=count)
+
+
+class RobohashCats(_Robohash):
+    """Cartoon cats."""
+
+
+class RobohashMonsters(_Robohash):
+    """Monsters."""
+
+
+class RobohashHeads(_Robohash):
+    """Heads of robots."""
+
+
+ROBOHASH_BUILDERS = {builder.name: builder for builder in (RobohashCats, RobohashMonsters, RobohashHeads)}
 
 
 class FolderImages(_PngBuilder):

@@ -1,4 +1,4 @@
-"""The user's own images: a folder or a zip file, listed and read so that every file left out is named."""
+"""The user's own images: a folder, a zip or an IDX file, listed and read so that every file left out is named."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fpgan.data.idx import is_idx, read_idx, read_labels
 from fpgan.errors import FpganError, reason
-from fpgan.io.images import EXTENSIONS, read_square
+from fpgan.io.images import EXTENSIONS, encode_png, read_square
 from fpgan.io.inputs import Budget
 from fpgan.io.listing import MAX_MEMBER, open_zip, read_member, walk_images, zip_members
 
@@ -25,15 +26,15 @@ _MEMBERS = Budget(MAX_MEMBER)  # bytes of files of a zip in memory at once
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder or zip holds.
+    """What a folder, zip or IDX file holds.
 
     Attributes:
-      path: the folder or zip file, absolute.
+      path: the folder or file, absolute.
       images: names of the files that look like images by their extension, sorted, with / between folders.
       others: names of all other files, sorted; hidden files and macOS resource forks are in neither list.
       digest: hex; changes when any image file is added, removed, renamed, rewritten or changes its size.
       classes: names of the folders at the top, sorted, where every image is in one and there are two or more; else none.
-      numbers: of a zip, the number of each image in it.
+      numbers: of a zip or an IDX file, the number of each image in it.
     """
 
     path: Path
@@ -71,10 +72,10 @@ class Item:
 
 def list_own_images(path: str | os.PathLike,
                     progress: Callable[[int, int | None], None] = lambda done, total: None) -> Listing:
-    """Lists the files of a folder (with its subfolders) or of a zip file, in time linear in their number.
+    """Lists the images of a folder (with its subfolders), of a zip or of an IDX file, in time linear in their number.
 
     Args:
-      path: a folder or a zip file.
+      path: a folder, a zip file, or an IDX file (see `data.idx`).
       progress: called as progress(files so far, None) every now and then.
 
     Returns:
@@ -86,7 +87,7 @@ def list_own_images(path: str | os.PathLike,
     path = Path(path).expanduser().resolve()
     if not path.exists():
         raise FpganError(f"{path} does not exist; expected a folder or a zip file of images")
-    stamps, others = _list_folder(path, progress) if path.is_dir() else _list_zip(path)
+    stamps, others = _list_folder(path, progress) if path.is_dir() else _list_idx(path) if is_idx(path) else _list_zip(path)
     if not stamps:
         raise FpganError(f"{path} holds no images; expected files named {', '.join(sorted(EXTENSIONS))}")
     images = sorted(stamps)
@@ -110,13 +111,20 @@ def read_own_images(listing: Listing, resolution: int, crop: str) -> Iterator[It
     with contextlib.ExitStack() as stack:
         if listing.path.is_dir():
             read = functools.partial(_read_file, listing.path)
+        elif is_idx(listing.path):
+            read = functools.partial(_read_idx, read_idx(listing.path), _numbered(listing))
         else:
             archive = stack.enter_context(open_zip(listing.path))
-            read = functools.partial(_read_member, archive, dict(zip(listing.images, listing.numbers, strict=True)))
+            read = functools.partial(_read_member, archive, _numbered(listing))
         pool = stack.enter_context(futures.ThreadPoolExecutor(os.cpu_count()))
         for start in range(0, len(listing.images), _CHUNK):
             names = listing.images[start:start + _CHUNK]
             yield from pool.map(functools.partial(_read_item, read, resolution, crop), names)
+
+
+def _numbered(listing: Listing) -> dict[str, int]:
+    """Returns the number of each image in its file."""
+    return dict(zip(listing.images, listing.numbers, strict=True))
 
 
 def _classes(names: list[str]) -> tuple[str, ...]:
@@ -156,6 +164,15 @@ def _list_zip(path: Path) -> tuple[dict[str, tuple[str, int]], list[str]]:
     return stamps, others
 
 
+def _list_idx(path: Path) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """Returns the images of an IDX file, named "class/number" if their labels lie beside it, with stamps and numbers."""
+    status, count, labels = os.stat(path), len(read_idx(path)), read_labels(path)
+    names = [f"{i:06d}" for i in range(count)] if labels is None else [f"{label}/{i:06d}" for i, label in enumerate(labels)]
+    if len(names) != count:
+        raise FpganError(f"{path} holds {count} images, but beside it there are {len(names)} labels; expected as many")
+    return {name: (f"{status.st_size} {status.st_mtime_ns}", i) for i, name in enumerate(names)}, []
+
+
 def _read_item(read: Callable, resolution: int, crop: str, name: str) -> Item:
     try:
         with read(name) as content:
@@ -169,6 +186,11 @@ def _read_item(read: Callable, resolution: int, crop: str, name: str) -> Item:
 @contextlib.contextmanager
 def _read_file(folder: Path, name: str) -> Iterator[Path]:
     yield folder / name
+
+
+@contextlib.contextmanager
+def _read_idx(images: np.ndarray, numbers: dict[str, int], name: str) -> Iterator[bytes]:
+    yield encode_png(images[numbers[name]])
 
 
 @contextlib.contextmanager

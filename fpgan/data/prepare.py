@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fpgan.data import prepared, robohash
+from fpgan.data import prepared
 from fpgan.data.folder import list_own_images
+from fpgan.data.robohash import ROBOHASH_SETS
 from fpgan.data.settings import DataSettings, prepared_folder, read_settings
 from fpgan.errors import FpganError, os_reason
 from fpgan.io.files import locked
@@ -77,12 +78,12 @@ def _place(settings: DataSettings, resolution: int) -> str | Path:
 
 
 def _prepare_own(settings, resolution, folder, progress):
-    """Prepares cats or the user's own images in the folder of this version."""
+    """Prepares a RoboHash set or the user's own images in the folder of this version."""
     listing = None
     if settings.name == "folder":
         listing = list_own_images(settings.path, progress or (lambda done, total: None))
     else:
-        robohash.CATS.check(resolution)
+        ROBOHASH_SETS[settings.name].check(resolution)
     with locked(folder.parent / ".lock", wait=False):
         if prepared.is_prepared(folder) and (listing is None or _is_of(folder, listing)):
             return _report(folder, nothing_to_do=True)
@@ -100,8 +101,8 @@ def _builder(settings, resolution, listing, variant):
     from fpgan.data import builders
     common = dict(name=variant, resolution=resolution)
     if listing is None:
-        return builders.RobohashCats(data_dir=settings.data_dir,
-                                     config=builders.CatsConfig(count=settings.count, **common))
+        return builders.ROBOHASH_BUILDERS[settings.name](
+            data_dir=settings.data_dir, config=builders.RobohashConfig(count=settings.count, **common))
     return builders.FolderImages(data_dir=settings.data_dir,
                                  config=builders.FolderConfig(crop=settings.crop, listing=listing, **common))
 

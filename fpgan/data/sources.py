@@ -136,7 +136,7 @@ class PreparedImages(ImageSource):
 def open_source(data: Mapping | DataSettings, resolution: int) -> ImageSource:
     """Opens the images that a config's `data` part asks for.
 
-    Cats are read from the prepared set of this number and resolution where there is one, and otherwise
+    RoboHash sets are read from the prepared set of this number and resolution where there is one, and otherwise
     rendered on the fly: the images are the same. The user's own images and public sets have to be prepared
     first.
 
@@ -164,7 +164,7 @@ def open_source(data: Mapping | DataSettings, resolution: int) -> ImageSource:
             source.note = (f"warning: {settings.path} has changed since its images were prepared; this is the older set. To "
                            f"train on the images of today, in a new --workdir: {prepare_command(settings, resolution)}")
         return source
-    if settings.name == "robohash_cats":
+    if settings.name in ROBOHASH_SETS:
         return Rendered(settings.name, resolution, _first(settings.take, settings.count, "the set"))
     raise FpganError(f"the images of {settings.path} are not prepared in {settings.data_dir!r} at this"
                      f" resolution and crop; prepare them with: {prepare_command(settings, resolution)}")
@@ -202,10 +202,8 @@ def open_other(text: str, resolution: int, data_dir: str = "data") -> ImageSourc
         return Subset(open_other(match[1], resolution, data_dir), text, int(match[2] or 0), int(match[3] or 0))
     if os.path.exists(text):
         return Files(text, resolution)
-    if text == "robohash_cats" or text.startswith("tfds:"):
+    if text in ROBOHASH_SETS or text.startswith("tfds:"):
         return open_source(data_settings(text) | {"data_dir": data_dir}, resolution)
-    if text in ROBOHASH_SETS:
-        return Rendered(text, resolution)
     return Files(text, resolution)
 
 
@@ -213,17 +211,17 @@ def data_settings(text: str) -> dict:
     """Turns a short name into the data part of a config.
 
     Args:
-      text: "robohash_cats" (rendered, nothing to prepare), "tfds:NAME" (a prepared TFDS dataset), or the path
-        of a prepared folder or zip file of images.
+      text: "robohash_cats", "robohash_monsters" or "robohash_heads" (rendered, nothing to prepare), "tfds:NAME" (a
+        prepared TFDS dataset), or the path of a prepared folder, zip or IDX file of images.
     """
-    if text == "robohash_cats":
+    if text in ROBOHASH_SETS:
         return {"name": text}
     if text.startswith("tfds:"):
         return {"name": "tfds", "tfds_name": text.removeprefix("tfds:")}
     if os.path.exists(text):
         return {"name": "folder", "path": text}
-    raise FpganError(f"there are no images {text!r}; expected robohash_cats, tfds:NAME, or the path of a "
-                     "folder or zip file")
+    raise FpganError(f"there are no images {text!r}; expected {', '.join(ROBOHASH_SETS)}, tfds:NAME, or the "
+                     "path of a folder or zip file")
 
 
 class Files(ImageSource):

@@ -236,16 +236,18 @@ def _decoded(model, group: list[tuple[str, Future]], batch_size: int, search: st
     results = [(name, future.result()) for name, future in group]
     logits = iter(_logits(model, [read for _, read in results if read.image is not None], batch_size, search))
     for name, read in results:
-        values, undone = (None, "") if read.image is None else next(logits)
-        yield Row(name, values, undone=undone, **read.known)
+        values, undone, pose = (None, "", None) if read.image is None else next(logits)
+        yield Row(name, values, undone=undone, pose=pose, **read.known)
 
 
-def _logits(model, reads: list[_Read], batch_size: int, search: str) -> Iterable[tuple[np.ndarray, str]]:
-    """Decodes images: the logits of each, and what was undone."""
+def _logits(model, reads: list[_Read], batch_size: int,
+            search: str) -> Iterable[tuple[np.ndarray, str, np.ndarray | None]]:
+    """Decodes images: the logits of each, what was undone, and where the search found the picture."""
     if not reads:
         return ()
     images = np.stack([read.image for read in reads])
     if search == "none":  # all that some models can do
-        return zip(model.decode(images, batch_size=batch_size, exact=True), len(images) * [""], strict=True)
-    reading = model.read(images, search, wholes=[read.whole for read in reads], batch_size=batch_size)
-    return zip(reading.logits, reading.alignment.undone, strict=True)
+        return ((logits, "", None) for logits in model.decode(images, batch_size=batch_size, exact=True))
+    reading = model.read(images, search, wholes=[read.whole for read in reads], batch_size=batch_size,
+                         exact=True)
+    return zip(reading.logits, reading.alignment.undone, reading.alignment.poses, strict=True)

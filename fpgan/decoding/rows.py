@@ -32,6 +32,7 @@ class Row:
       verdict: whose it is, if that was asked.
       images: how many were pooled.
       undone: what was done to the picture and undone before it was read, in words; empty if nothing.
+      pose: float32 [3, 3], where a search found the picture (`fpgan.model.reading.Alignment`); None without a search.
       sha256, pixels_sha256: of the encoded image, and of the uint8 [R, R, 3] that were decoded, if that was asked.
     """
 
@@ -42,6 +43,7 @@ class Row:
     verdict: Verdict | None = None
     images: int = 1
     undone: str = ""
+    pose: np.ndarray | None = None
     sha256: str | None = None
     pixels_sha256: str | None = None
 

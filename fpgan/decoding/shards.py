@@ -4,8 +4,8 @@
     _fpgan/settings.json               what was asked for, with the hash of the list of images
     _fpgan/00003-of-00010.json         counts over a finished shard; it appears after the part
 
-A shard is a fixed number of images that follow each other in the list, so its part has the same bytes whoever makes it
-(with a search, on as many devices: what was moved is read in batches of another size).
+A shard is a fixed number of images that follow each other in the list, so its part has the same bytes whoever makes it, on
+any number of devices (programs run at one batch size alone, those of a search too: `fpgan.Model.read`, exact).
 Names that begin with `_` are passed over by what reads a folder of Parquet files.
 """
 

@@ -9,6 +9,7 @@ def table(results: dict) -> str:
     lines = [
         f"{model['name']} ({model['resolution']} px, {model['n_bits']} bits, {model['hash']}): "
         f"{settings['count']:,} images, {settings['count']:,} of {data['name']}, seed {settings['seed']}",
+        *([f"search {settings['search']}"] if settings.get("search", "none") != "none" else []),
         "", *_saving_lines(results), "", *_false_lines(results), "", *_fidelity_lines(results),
     ]
     return "\n".join(lines)

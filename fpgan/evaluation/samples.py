@@ -38,6 +38,7 @@ class Settings:
       n_users: registered users, among them those of the model's images.
       false_positive_rate: that one image of nobody is attributed to any of them.
       batch_size: images per call of the generator.
+      search: where the picture is looked for in an image, see `fpgan.model.reading`.
     """
 
     count: int = 1000
@@ -46,6 +47,7 @@ class Settings:
     n_users: int = 1_000_000
     false_positive_rate: float = 1e-6
     batch_size: int = 16
+    search: str = "none"
 
 
 class Draws(NamedTuple):
@@ -120,7 +122,7 @@ def draw(settings: Settings, n_bits: int) -> Draws:
 
 
 def measure_generated(model: Model, draws: Draws, settings: Settings, extractor: Extractor, progress: Progress) -> Generated:
-    """Generates the model's images, saves each in every way, and decodes.
+    """Generates the model's images, saves each in every way, and reads them.
 
     Raises:
       FpganError: the model gives values that are not finite.
@@ -134,9 +136,9 @@ def measure_generated(model: Model, draws: Draws, settings: Settings, extractor:
         if not np.isfinite(floats).all():
             raise FpganError(f"the model {model.name} makes images with NaN or infinity; its training failed")
         images = to_uint8(floats)
-        logits["float"][part] = model.decode(floats)
+        logits["float"][part] = _read(model, floats, settings)
         for name in SAVED:
-            logits[name][part] = model.decode(apply(name, images, settings.seed, part.start))
+            logits[name][part] = _read(model, apply(name, images, settings.seed, part.start), settings)
         features[part] = extractor.extract(images)
         if part.start < pairs:
             kept[part] = images[:pairs - part.start]
@@ -147,8 +149,8 @@ def measure_generated(model: Model, draws: Draws, settings: Settings, extractor:
 
 
 def measure_negatives(model: Model, source: ImageSource, settings: Settings, extractor: Extractor | None,
-                    progress: Progress) -> Negatives:
-    """Decodes a random choice of a source's images: `count` of them, or all if there are fewer."""
+                      progress: Progress) -> Negatives:
+    """Reads a random choice of a source's images: `count` of them, or all if there are fewer."""
     rng = np.random.default_rng([settings.seed, 1])
     count = min(settings.count, len(source))
     chosen = np.sort(rng.choice(len(source), count, replace=False))
@@ -156,13 +158,18 @@ def measure_negatives(model: Model, source: ImageSource, settings: Settings, ext
     features, kept = [], []
     for part in _chunks(count):
         images = source.read(chosen[part])
-        logits[part] = model.decode(images)
+        logits[part] = _read(model, images, settings)
         if extractor:
             features.append(extractor.extract(images))
         if part.start < MOST_PAIRS:
             kept.append(images[:MOST_PAIRS - part.start])
         progress(f"images of {source.name}", part.stop, count)
     return Negatives(source.name, logits, np.concatenate(features) if extractor else None, np.concatenate(kept))
+
+
+def _read(model, images: np.ndarray, settings: Settings) -> np.ndarray:
+    """Reads images as they are, or where the search finds the picture: float32 [N, n]."""
+    return model.decode(images) if settings.search == "none" else model.read(images, settings.search).logits
 
 
 def random_packed(rng: np.random.Generator, count: int, n_bits: int) -> np.ndarray:

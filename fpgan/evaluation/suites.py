@@ -34,6 +34,7 @@ from fpgan.evaluation.samples import (
 )
 from fpgan.io.files import write_file
 from fpgan.io.provenance import provenance
+from fpgan.model.reading import search_of
 
 if TYPE_CHECKING:
     from fpgan.data.sources import ImageSource
@@ -47,7 +48,7 @@ def evaluate(model: Model, source: ImageSource, settings: Settings, *, others: S
     """Measures a model.
 
     Args:
-      model: a fpgan.Model, or anything with its attributes and its generate, generate_float and decode.
+      model: a fpgan.Model, or anything with its attributes and its generate, generate_float, decode, and read for a search.
       source: the real images (fpgan.data.sources.open_source), of the model's resolution, settings.count or
         more of them.
       settings: what to measure.
@@ -72,8 +73,11 @@ def evaluate(model: Model, source: ImageSource, settings: Settings, *, others: S
     negatives = [real] + [measure_negatives(model, other, settings, None, progress) for other in others]
     generated = measure_generated(model, draws, settings, extractor, progress)
     needed = _needed(settings, model.n_bits)
+    about = {name: getattr(model, name) for name in ("name", "hash", "resolution", "n_bits")}
+    if settings.search != "none":
+        about["aligner"] = (model.info.get("aligner") or {}).get("hash")
     return {
-        "model": {name: getattr(model, name) for name in ("name", "hash", "resolution", "n_bits")},
+        "model": about,
         "settings": dataclasses.asdict(settings) | {"features": extractor.name,
                                                     "feature_weights": extractor.source},
         "data": {"name": source.name, "licence": source.licence, "images": len(source)},
@@ -128,6 +132,7 @@ def _check(model, source, settings: Settings) -> None:
         raise FpganError(f"{settings.count} images say too little; expected a count of {LEAST_COUNT} or more")
     if settings.n_users < 1 or settings.seed < 0:
         raise FpganError(f"{settings.n_users} users and seed {settings.seed}; expected 1, and 0, or more")
+    search_of(model, settings.search)
     if settings.batch_size < 1:
         raise FpganError(f"the batch size is {settings.batch_size}; expected at least 1")
     if len(source) < settings.count:

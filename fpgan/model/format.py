@@ -61,13 +61,8 @@ def find(name_or_path: str | os.PathLike) -> Path:
 
 def record_metrics(name_or_path: str | os.PathLike, metrics: dict) -> None:
     """Writes measured numbers into a model's config.json; architecture, parameters and hash stay as they are."""
-    record(name_or_path, {"metrics": metrics})
-
-
-def record(name_or_path: str | os.PathLike, fields: dict) -> None:
-    """Writes fields into a model's config.json that say something of the model, and are none of its architecture."""
     path = find(name_or_path)
-    write_file(path / "config.json", (json.dumps(read_info(path) | fields, indent=2) + "\n").encode())
+    write_file(path / "config.json", (json.dumps(read_info(path) | {"metrics": metrics}, indent=2) + "\n").encode())
 
 
 def shipped_models() -> list[str]:
@@ -108,21 +103,31 @@ def save_model(path: str | os.PathLike, config: NetworkConfig, params: dict, inf
     _replace(Path(path), write, _FILES)
 
 
-def save_aligner(path: str | os.PathLike, params: dict, about: dict, info: dict) -> None:
+def save_aligner(path: str | os.PathLike, params: dict | None, about: dict | None, info: dict,
+                 source: str | os.PathLike | None = None) -> None:
     """Puts an aligner into a model directory, at once or not at all; the model's own files keep their bytes.
 
     Args:
       path: the model directory.
-      params: of the aligner.
+      params: of the aligner; None leaves the one that is there, if any, and changes `info` alone.
       about: its fields in config.json, those of the network among them (`about_aligner`).
       info: further fields of config.json that change with it.
+      source: another model directory, of which `path` becomes a copy; an older model there is replaced.
+
+    Raises:
+      FpganError: if the path exists and is no model directory.
     """
     path = Path(path)
+    copied = [] if source is None else [file for file in Path(source).iterdir() if file.is_file()]
 
     def write(folder: Path) -> None:
-        _write_info(folder, read_info(path) | info | {"aligner": _write_aligner(folder, params, about)})
+        for file in copied:
+            shutil.copyfile(file, folder / file.name)
+        aligner = {} if params is None else {"aligner": _write_aligner(folder, params, about)}
+        _write_info(folder, read_info(Path(source or path)) | info | aligner)
 
-    _replace(path, write, ("aligner.safetensors", "config.json"))
+    changed = ("config.json",) if params is None else ("aligner.safetensors", "config.json")
+    _replace(path, write, changed if source is None else (*_FILES, *(file.name for file in copied)))
 
 
 def _write_aligner(folder: Path, params: dict, about: dict) -> dict:

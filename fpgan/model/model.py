@@ -160,12 +160,13 @@ class Model:
         arrays = images, np.asarray(poses, np.float32)
         return self._run("decoder", decode_at_program, arrays, batch_size, least, devices, (self.n_bits,))
 
-    def locate(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    def locate(self, images: np.ndarray, *, batch_size: int = 64, exact: bool = False) -> np.ndarray:
         """Finds where the picture lies in each image, by the model's aligner.
 
         Args:
           images: uint8 [N, R, R, channels], or floats in [-1, 1].
-          batch_size: images per call of the compiled program.
+          batch_size: images per call of the compiled program, on each device.
+          exact: use a program of this very batch size, however few the images.
 
         Returns:
           float32 [N, 3, 3]: homographies, a point (x, y, 1) of the picture -> its place in the image, from -1 to 1 each.
@@ -176,10 +177,10 @@ class Model:
         if self.aligner is None:
             raise FpganError(f"model {self.name} has no aligner; add one (fpgan export --model DIR --aligner-images N)")
         return self._run("aligner", lambda _, devices: locate_program(self.aligner[0], devices), (self._checked(images),),
-                         batch_size, 1, None, (3, 3))
+                         batch_size, batch_size if exact else 1, None, (3, 3))
 
     def read(self, images: np.ndarray, search: str | None = None, *, wholes: Sequence[np.ndarray | None] | None = None,
-             batch_size: int = 64) -> Reading:
+             batch_size: int = 64, exact: bool = False) -> Reading:
         """Reads images that may have been moved: flipped, turned, cropped, put on a page ... (`fpgan.model.reading`).
 
         Args:
@@ -188,7 +189,9 @@ class Model:
             turns of a square; "full": also at a grid of poses. None is "fast" for a model with an aligner, else "none".
           wholes: for images that were cropped or resized to R pixels, uint8 [2 R, 2 R, channels], all of each
             (`fpgan.io.images.read_whole` gives both), else None: pages and other sizes are searched in these.
-          batch_size: images, or poses of one, per call of the compiled program.
+          batch_size: images, or poses of one, per call of the compiled program, on each device.
+          exact: use programs of this very batch size throughout, however few images are left to be looked for: what is read
+            from an image is then the same to the bit whatever others are read with it, on any number of devices.
 
         Returns:
           Reading(logits, alignment): float32 [N, n], and where the pictures lie. `attribute` and `pool` of fpgan.attribution
@@ -197,7 +200,7 @@ class Model:
         Raises:
           FpganError: an unknown search, or images of another shape or type.
         """
-        return read(self, images, search, batch_size, wholes)
+        return read(self, images, search, batch_size, wholes, exact)
 
     def evenness_threshold(self, search: str | None = None) -> float | None:
         """Returns `attribute`'s evenness_threshold for what `read` with this search gives; None where none is calibrated."""

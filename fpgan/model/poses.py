@@ -20,6 +20,7 @@ _DEGREES = (-15, -12, -9, -6, -3, 3, 6, 9, 12, 15)
 _SHOWN = (0.9, 0.8, 0.7, 0.6)  # sides of the picture on a page / sides of the page
 _STEPS = 5  # places on a page, along each axis
 _LEAST_SHARE = 0.5  # of a side that a crop leaves
+_SAME_SIZE = 0.015  # what an aligner may be off by in telling the size
 _STRAIGHT = 0.08  # of half a side: what bends less is told as if it were a similarity
 
 
@@ -127,9 +128,9 @@ def describe(pose: np.ndarray, resolution: int) -> str:
 def _sizes(width: float, height: float, is_bent: bool) -> list[str]:
     """Says how large a picture is against its image."""
     words, size = [], math.sqrt(width * height)
-    if size > 1.005:
+    if size > 1 + _SAME_SIZE:
         words.append(f"cropped to {100 / size:.0f}%")
-    elif size < 0.995:
+    elif size < 1 - _SAME_SIZE:
         words.append(f"shown at {100 * size:.0f}%")
     if abs(math.log(width / height)) > 0.03 and not is_bent:
         words.append(f"stretched by {width / height:.2f}")

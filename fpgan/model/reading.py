@@ -37,8 +37,9 @@ if TYPE_CHECKING:
         def n_bits(self) -> int: ...
         @property
         def resolution(self) -> int: ...
-        def decode(self, images: np.ndarray, *, poses: np.ndarray | None = None, batch_size: int = 64) -> np.ndarray: ...
-        def locate(self, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray: ...
+        def decode(self, images: np.ndarray, *, poses: np.ndarray | None = None, batch_size: int = 64,
+                   exact: bool = False) -> np.ndarray: ...
+        def locate(self, images: np.ndarray, *, batch_size: int = 64, exact: bool = False) -> np.ndarray: ...
 
 SEARCHED = {  # the searches, in words
     "none": "each image as it is",
@@ -134,7 +135,7 @@ def threshold_for(model: _Model, search: str | None = None) -> float | None:
 
 
 def read(model: _Model, images: np.ndarray, search: str | None = None, batch_size: int = 64,
-         wholes: Sequence[np.ndarray | None] | None = None) -> Reading:
+         wholes: Sequence[np.ndarray | None] | None = None, exact: bool = False) -> Reading:
     """Reads images, see `fpgan.Model.read`.
 
     Args:
@@ -144,26 +145,43 @@ def read(model: _Model, images: np.ndarray, search: str | None = None, batch_siz
       wholes: of images that had another size, all of each, as `fpgan.io.images.read_whole` gives it: what is looked up is
         looked up in these.
       batch_size: images, or poses of one, per call of the compiled program.
+      exact: use programs of this very batch size throughout, however few images are left to be looked for: what is read from
+        an image is then the same to the bit whatever others are read with it.
     """
-    search, images = search_of(model, search), _Images.of(images, wholes)
+    search, images, batches = search_of(model, search), _Images.of(images, wholes), _Batches(batch_size, exact)
     sure = _BELL + _SURE * _deviation(model.n_bits)
-    logits = model.decode(images.fitted, batch_size=batch_size)
+    logits = model.decode(images.fitted, **batches._asdict())
     best = _Best(logits, np.tile(np.eye(3, dtype=np.float32), (len(logits), 1, 1)), evenness(logits))
     if search != "none" and getattr(model, "aligner", None) is not None:
-        located = model.locate(images.whole, batch_size=batch_size)  # [N, 3, 3]
+        located = model.locate(images.whole, **batches._asdict())  # [N, 3, 3]
         pixels = poses.distances(located) * model.resolution / 2
         moved = np.flatnonzero(images.was_fitted | (pixels > TOLERANCE))
-        _improve(best, model, images, moved, located[moved, None], batch_size)
+        _improve(best, model, images, moved, located[moved, None], batches)
         if search == "full":
             unsure = np.flatnonzero(best.scores < sure)
-            _improve(best, model, images, unsure, poses.around(located[unsure], model.resolution), batch_size)
+            _improve(best, model, images, unsure, poses.around(located[unsure], model.resolution), batches)
     elif search != "none":
         for which, tried in ((images.was_fitted, np.eye(3)[None]), (np.full(len(logits), True), poses.turns())):
-            _improve(best, model, images, np.flatnonzero(which), tried[None], batch_size)
+            _improve(best, model, images, np.flatnonzero(which), tried[None], batches)
     for grid in poses.grids(model.resolution) if search == "full" else ():
         unsure = np.flatnonzero(best.scores < sure)
-        _improve(best, model, images, unsure, grid[None], batch_size)
+        _improve(best, model, images, unsure, grid[None], batches)
     return Reading(best.logits, Alignment(search, best.poses, model.resolution))
+
+
+def read_at(model: _Model, images: np.ndarray, places: np.ndarray, wholes: Sequence[np.ndarray | None] | None = None,
+            batch_size: int = 64) -> np.ndarray:
+    """Reads images where their pictures are known to lie: what `read` gives at these poses.
+
+    Args:
+      model, images, wholes, batch_size: see `read`.
+      places: float [N, 3, 3], poses other than the identity (`Alignment.poses`).
+
+    Returns:
+      Logits float32 [N, n_bits].
+    """
+    images = _Images.of(images, wholes)
+    return _read_at(model, images, np.arange(len(places)), np.asarray(places, np.float32), _Batches(batch_size, False))
 
 
 class _Images(NamedTuple):
@@ -197,6 +215,13 @@ class _Images(NamedTuple):
         return cls(images, whole, fine, was_fitted)
 
 
+class _Batches(NamedTuple):
+    """How a model's programs are called, see `fpgan.Model.decode`."""
+
+    batch_size: int
+    exact: bool
+
+
 class _Best(NamedTuple):
     """The best pose so far of N images: logits [N, n], poses [N, 3, 3], scores [N]; changed in place."""
 
@@ -205,7 +230,7 @@ class _Best(NamedTuple):
     scores: np.ndarray
 
 
-def _improve(best: _Best, model, images: _Images, which: np.ndarray, tried: np.ndarray, batch_size: int) -> None:
+def _improve(best: _Best, model, images: _Images, which: np.ndarray, tried: np.ndarray, batches: _Batches) -> None:
     """Reads some images at further poses, and keeps the most even logits.
 
     The evenness of the best of K poses is by chance sqrt(2 ln K) standard deviations above that of one, which it has to make
@@ -213,16 +238,17 @@ def _improve(best: _Best, model, images: _Images, which: np.ndarray, tried: np.n
 
     Args:
       best: of all images so far.
-      model, images, batch_size: see `read`.
+      model, images: see `read`.
       which: int [M], places among the images.
       tried: [M or 1, K, 3, 3].
+      batches: how the programs are called.
     """
     count = tried.shape[1]
     allowance = math.sqrt(2 * math.log(count)) * _deviation(model.n_bits)
-    for part in blocks(len(which), max(1, _AT_ONCE // count)):
+    for part in blocks(len(which), max(1, max(_AT_ONCE, batches.batch_size) // count)):
         rows = which[part]
         here = np.broadcast_to(tried[part] if len(tried) > 1 else tried, (len(rows), count, 3, 3))
-        logits = _read_at(model, images, np.repeat(rows, count), here.reshape(-1, 3, 3), batch_size)
+        logits = _read_at(model, images, np.repeat(rows, count), here.reshape(-1, 3, 3), batches)
         logits = logits.reshape(len(rows), count, -1)
         scores = evenness(logits) - allowance  # [M, K]
         for i, (row, k) in enumerate(zip(rows, scores.argmax(axis=1), strict=True)):
@@ -230,14 +256,13 @@ def _improve(best: _Best, model, images: _Images, which: np.ndarray, tried: np.n
                 best.logits[row], best.poses[row], best.scores[row] = logits[i, k], here[i, k], scores[i, k]
 
 
-def _read_at(model, images: _Images, rows: np.ndarray, tried: np.ndarray, batch_size: int) -> np.ndarray:
+def _read_at(model, images: _Images, rows: np.ndarray, tried: np.ndarray, batches: _Batches) -> np.ndarray:
     """Reads images, by their places [M], at a pose each [M, 3, 3]: logits [M, n]. Small pictures are seen in fine images."""
     logits = np.empty((len(rows), model.n_bits), np.float32)
     is_fine = images.was_fitted[rows] & (poses.sizes(tried) < _SMALL)
     for source, chosen in ((images.whole, ~is_fine), (images.fine, is_fine)):
         if chosen.any():
-            logits[chosen] = model.decode(source[rows[chosen]], poses=tried[chosen],
-                                          batch_size=batch_size)
+            logits[chosen] = model.decode(source[rows[chosen]], poses=tried[chosen], **batches._asdict())
     return logits
 
 

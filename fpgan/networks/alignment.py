@@ -18,6 +18,7 @@ import numpy as np
 
 from fpgan.networks.convolution import strided_conv
 from fpgan.networks.layers import Dense, Scaled, leaky_relu
+from fpgan.networks.warping import bicubic, places_of, sample
 
 CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float32)
 _QUARTER = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], np.float32)  # counter-clockwise, as seen
@@ -164,25 +165,9 @@ def look_up(images: jax.Array, homographies: jax.Array, size: int) -> jax.Array:
 
 
 def _looked_up(image: jax.Array, homography: jax.Array, size: int) -> jax.Array:
-    side, channels = image.shape[1:]
-    along = (jnp.arange(size) + 0.5) * (2 / size) - 1
-    x, y = jnp.meshgrid(along, along)  # [R, R]
-    x, y, w = jnp.einsum("ij,jhw->ihw", homography, jnp.stack([x, y, jnp.ones_like(x)]), precision="highest")
-    w = jnp.where(jnp.abs(w) > 1e-6, w, 1e-6)
-    column, row = (jnp.clip((v / w + 1) * (side / 2) - 0.5, -1.0, side) for v in (x, y))  # in pixels, from the first centre
-    left, top = jnp.floor(column), jnp.floor(row)
-    across, down = _taps(column - left), _taps(row - top)  # [R, R, 4]
-    columns, rows = (jnp.clip(v[..., None].astype(jnp.int32) + jnp.arange(-1, 3), 0, side - 1) for v in (left, top))
-    flat, found = image.reshape(side * side, channels), jnp.zeros((size, size, channels))
-    for i, j in itertools.product(range(4), range(4)):
-        found += (down[..., i] * across[..., j])[..., None] * flat[rows[..., i] * side + columns[..., j]]
-    return found
-
-
-def _taps(t: jax.Array) -> jax.Array:
-    """Weights of the four neighbours of a place between the second and the third, t in [0, 1): [...] -> [..., 4]."""
-    return jnp.stack([((-0.5 * t + 1) * t - 0.5) * t, (1.5 * t - 2.5) * t * t + 1, ((-1.5 * t + 2) * t + 0.5) * t,
-                      (0.5 * t - 0.5) * t * t], axis=-1)
+    side = image.shape[0]
+    column, row = (jnp.clip((v + 1) * (side / 2) - 0.5, -1.0, side) for v in places_of(homography, size))
+    return sample(image, column, row, bicubic)
 
 
 def locate(aligner: Aligner, params: dict, images: jax.Array, looks: int = LOOKS) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpgan.networks.levels import straight_through, to_float
+from fpgan.networks.warping import bilinear, places_of, sample
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
@@ -41,6 +42,8 @@ def round_levels(levels: jax.Array) -> jax.Array:
 def warp(image: jax.Array, homography: jax.Array, window: jax.Array, fill: jax.Array, fills: jax.Array) -> jax.Array:
     """Moves an image by a homography, bilinearly, and shows a window of it.
 
+    It looks up as `fpgan.networks.alignment.look_up` does, with two taps along each axis instead of four.
+
     Args:
       image: [R, R, C].
       homography: [3, 3], from where a pixel lands to where it comes from, in coordinates that run from -1 to 1 over the
@@ -54,22 +57,13 @@ def warp(image: jax.Array, homography: jax.Array, window: jax.Array, fill: jax.A
       [R, R, C].
     """
     size = image.shape[0]
-    centres = (jnp.arange(size) + 0.5) * (2 / size) - 1
-    x, y = jnp.meshgrid(centres, centres)  # [R, R]
-    x, y, w = jnp.einsum("ij,jhw->ihw", homography, jnp.stack([x, y, jnp.ones_like(x)]), precision="highest")
-    x, y = x / w, y / w
+    x, y = places_of(homography, size)
     half = 1 / size  # of a pixel
     left, top, right, bottom = window
     inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
-    x, y = (((jnp.clip(v, low + half, high - half) + 1) * size - 1) / 2
-            for v, low, high in ((x, left, right), (y, top, bottom)))
-    column, row = jnp.clip(jnp.floor(x), 0, size - 2), jnp.clip(jnp.floor(y), 0, size - 2)
-    right_share, low_share = (x - column)[..., None], (y - row)[..., None]
-    first = (row * size + column).astype(jnp.int32)
-    flat = image.reshape(size * size, -1)
-    upper = flat[first] * (1 - right_share) + flat[first + 1] * right_share  # [R, R, C]
-    lower = flat[first + size] * (1 - right_share) + flat[first + size + 1] * right_share
-    moved = upper * (1 - low_share) + lower * low_share
+    column, row = (((jnp.clip(v, low + half, high - half) + 1) * size - 1) / 2
+                   for v, low, high in ((x, left, right), (y, top, bottom)))
+    moved = sample(image, column, row, bilinear)
     return jnp.where(fills & ~inside[..., None], fill, moved)
 
 

@@ -25,7 +25,10 @@ _CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float64)
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: Size | None = None, fill: int = 0) -> np.ndarray:
-    """Moves a picture by a homography, bicubic, by Pillow.
+    """Moves a picture by a homography, bicubic, by Pillow: as people's programs do.
+
+    It shares nothing with `fpgan.networks.warping`, by which training and reading look pictures up: so tests can hold one
+    against the other.
 
     Args:
       image: uint8 [H, W, 3].

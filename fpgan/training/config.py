@@ -32,7 +32,8 @@ _LEAST = {"seed": 0, "batch_size": 1, "total_images": 1, "ema_half_life_images":
           "objective.r1_interval": 1, "optimizer.decay_images": 0, "export.readout_images": 0,
           "export.aligner_images": 0, "export.aligner_steps": 0,
           "network.minibatch_stddev_group": 1, "network.decoder_linear_levels": 1,
-          "objective.visibility": 0.0, "objective.perturbed_share": 0.0, "curriculum.fingerprint_factor": 0.0}
+          "objective.visibility": 0.0, "objective.distinct_fingerprints": 0,
+          "objective.perturbed_share": 0.0, "curriculum.fingerprint_factor": 0.0}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -44,7 +45,7 @@ def default() -> ml_collections.ConfigDict:
         network=NetworkConfig().to_dict(),
         objective=dict(
             adversarial=1.0, latent=1.0, fingerprint=2.0, consistency=2.0, coarse_consistency=0.0, out_of_range=0.0,
-            quantize=False, instance_noise=0.0,
+            quantize=False, instance_noise=0.0, distinct_fingerprints=0,  # 0: all 2^n are drawn alike
             visibility=0.0, perturbations="", perturbed_share=0.85,
             path_length=2.0, path_length_interval=4, path_length_decay=0.01, path_length_batch_shrink=2,
             r1_gamma=100.0, r1_interval=16),

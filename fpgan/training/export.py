@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,7 +15,7 @@ from fpgan.io.files import NoLocks
 from fpgan.io.inputs import read_json
 from fpgan.model.aligner import fit_aligner
 from fpgan.model.calibration import evenness_threshold, search_thresholds
-from fpgan.model.format import check_place, find, record, save_aligner, save_model
+from fpgan.model.format import check_place, find, save_aligner, save_model
 from fpgan.model.model import Model, from_params, load
 from fpgan.model.readout import fit_readout
 from fpgan.training import config as configs
@@ -27,7 +27,8 @@ from fpgan.training.workdir import read_config, read_history
 def export(workdir: str | Path, out: str | Path, step: int | None = None, name: str = "", dtype: str = "float32",
            strength: float | None = None, readout_images: int | None = None,
            progress: Callable[[int, int], None] = lambda done, total: None,
-           report: Callable[[str], None] = lambda line: None, aligner_images: int | None = None) -> Model:
+           report: Callable[[str], None] = lambda line: None, aligner_images: int | None = None,
+           overrides: Sequence[str] = ()) -> Model:
     """Writes the moving averages of a training run as a model directory, its fingerprint turned down, its readout fitted.
 
     Args:
@@ -43,27 +44,33 @@ def export(workdir: str | Path, out: str | Path, step: int | None = None, name: 
       report: is given a line on what the model lacks.
       aligner_images: generated images on which an aligner is trained (see model/aligner.py), 0 for none; None for the
         config's `export.aligner_images`.
+      overrides: fields of the config's `export` part to set, such as "export.aligner_steps=6000".
 
     Returns:
       The model, as loaded from the directory.
 
     Raises:
-      FpganError: if there is no run or no such checkpoint, or `out` is something else than a model directory.
+      FpganError: if there is no run or no such checkpoint, `out` is something else than a model directory, or an override
+        is none of the export part.
     """
+    workdir, out = Path(workdir), Path(out)
     with exporting(out):
-        return _export(Path(workdir), Path(out), step, name, dtype, strength, readout_images, aligner_images,
-                       progress, report)
+        check_place(out)
+        config = read_config(workdir)
+        for override in overrides:
+            if not override.startswith("export."):
+                raise FpganError(f"override {override!r}; expected a field of the config's export part, export.KEY=VALUE: "
+                                 "what a run was trained with stays")
+            configs.apply_override(config, override)
+        for key, value in (("strength", strength), ("readout_images", readout_images), ("aligner_images", aligner_images)):
+            if value is not None:
+                config.export[key] = value
+        return _export(configs.check(config), workdir, out, step, name, dtype, progress, report)
 
 
-def _export(workdir: Path, out: Path, step: int | None, name: str, dtype: str, strength: float | None,
-            readout_images: int | None, aligner_images: int | None, progress: Callable, report: Callable) -> Model:
+def _export(config: ml_collections.ConfigDict, workdir: Path, out: Path, step: int | None, name: str, dtype: str,
+            progress: Callable, report: Callable) -> Model:
     """As export, with nobody else at work on the same model directory."""
-    check_place(out)
-    config = read_config(workdir)
-    for key, value in (("strength", strength), ("readout_images", readout_images), ("aligner_images", aligner_images)):
-        if value is not None:
-            config.export[key] = value
-    configs.check(config)
     trained = configs.architecture(config)
     network = dataclasses.replace(trained, fingerprint_strength=trained.fingerprint_strength * config.export.strength)
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -90,27 +97,35 @@ def _export(workdir: Path, out: Path, step: int | None, name: str, dtype: str, s
 
 
 def add_aligner(path: str | Path, images: int, steps: int = 0, seed: int = 0, data: str | None = None,
-                progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
+                progress: Callable[[int, int], None] = lambda done, total: None, out: str | Path | None = None) -> Model:
     """Trains an aligner for a model of any origin, puts it into the model's directory, and calibrates the searches.
 
     The model's own files and its hash stay as they are.
 
     Args:
-      path: the model directory, or a shipped model's name.
+      path: the model directory; with `out` also a shipped model's name.
       images, steps, seed, progress: see `fpgan.model.aligner.fit_aligner`; with 0 images the searches are calibrated alone.
       data: images that are not the model's, to calibrate by ("fingerprinted, but nobody registered"), as
         `fpgan.data.sources.open_other` takes them; by default the images that the model was trained on. Where these are not
         at hand, there are no thresholds for searches.
+      out: a directory for a copy of the model, which gets all this instead of the model itself.
 
     Returns:
       The model, as loaded from the directory.
 
     Raises:
-      FpganError: there is no such model, the images to generate are too few, or there are no such images.
+      FpganError: there is no such model, it ships with fpgan and there is no `out`, `out` is something else than a model
+        directory, the images to generate are too few, or there are no such images.
     """
-    path = find(path)
-    with exporting(path):
-        model, source = load(path), None
+    original = find(path)
+    if out is None and not Path(path).is_dir():
+        raise FpganError(f"{path} ships with fpgan and stays as it is; give --out DIR, where a copy with the aligner is "
+                         "written")
+    target = Path(out or original)
+    copied = None if target.resolve() == original.resolve() else original
+    with exporting(target):
+        check_place(target)
+        model, source = load(original), None
         try:
             source = open_other(data or str(model.info.get("training", {}).get("data")), model.resolution)
         except FpganError:
@@ -121,11 +136,8 @@ def add_aligner(path: str | Path, images: int, steps: int = 0, seed: int = 0, da
             network, params, about = fit_aligner(model, images, steps, seed, progress)
             model = dataclasses.replace(model, aligner=(network, params))
         thresholds = search_thresholds(model, source, seed) if source is not None else None
-        if images:
-            save_aligner(path, params, about, {"search_thresholds": thresholds})
-        else:
-            record(path, {"search_thresholds": thresholds})
-        return load(path.absolute())
+        save_aligner(target, params, about, {"search_thresholds": thresholds}, copied)
+        return load(target.absolute())
 
 
 @contextlib.contextmanager

@@ -259,16 +259,17 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
       classes. What a phase does not use, the compiler leaves out.
     """
     network, scale = setup.network, latent_scale(setup.config, state)
+    few = setup.config.objective.distinct_fingerprints
     key = jax.random.key(setup.config.seed, impl="threefry2x32")
     key = jax.random.fold_in(jax.random.fold_in(key, 1 + state.step), stream)
 
     def one(index):
         latent, bits, other, noise, pixels, real_pixels = jax.random.split(jax.random.fold_in(key, index), 6)
-        n, size = (network.fingerprint_bits,), (network.resolution, network.resolution, network.channels)
+        size = (network.resolution, network.resolution, network.channels)
         return {
             "latents": scale * jax.random.normal(latent, (network.latent_size,)),
-            "fingerprints": jax.random.bernoulli(bits, shape=n).astype(jnp.float32),
-            "other_fingerprints": jax.random.bernoulli(other, shape=n).astype(jnp.float32),
+            "fingerprints": draw_fingerprint(bits, network.fingerprint_bits, few, setup.config.seed),
+            "other_fingerprints": draw_fingerprint(other, network.fingerprint_bits, few, setup.config.seed),
             "noise_keys": noise,
             "perturbation_keys": jax.random.fold_in(noise, 1),
             "augment_keys": jax.random.fold_in(noise, 2),
@@ -280,6 +281,17 @@ def draw_inputs(setup: Setup, state: TrainState, stream: int, batch: int) -> dic
         }
 
     return jax.vmap(one)(global_indices(batch))
+
+
+def draw_fingerprint(key: jax.Array, n_bits: int, distinct: int = 0, seed: int = 0) -> jax.Array:
+    """Draws a fingerprint, [n_bits] in {0., 1.}: of all 2^n alike, or of `distinct` ones that the seed decides once for all.
+
+    With few of them one sees how many a decoder must have met before it reads unseen ones.
+    """
+    if distinct:
+        own = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 2**31 - 1)  # no step's: these count from 1
+        key = jax.random.fold_in(own, jax.random.randint(key, (), 0, distinct))
+    return jax.random.bernoulli(key, shape=(n_bits,)).astype(jnp.float32)
 
 
 def draw_label(key: jax.Array, label_size: int) -> jax.Array:

@@ -23,6 +23,7 @@ ROWS, PAGE, TABLES = "sweep.jsonl", "index.html", "tables.md"
 BASE = "base"
 STUDIES = {  # of the paper, section 5 and its appendix
     "capacity": ("network.fingerprint_bits=32,64,128,256,512",),
+    "fingerprints": ("objective.distinct_fingerprints=10,100,1000,10000,100000",),
     "ablations": ("objective.adversarial=0", "objective.latent=0", "objective.fingerprint=0", "objective.consistency=0",
                   "objective.coarse_consistency=0", "network.modulated_min=8", "network.modulated_max=8"),
 }
