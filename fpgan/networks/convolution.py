@@ -71,15 +71,16 @@ def transposed_conv(small: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [N, 2H + k - 2, 2W + k - 2, O].
     """
-    pad = kernel.shape[0] - 1
-
-    def dilated(small, kernel):
-        return lax.conv_general_dilated(small, kernel, (1, 1), ((pad, pad), (pad, pad)), lhs_dilation=(2, 2),
-                                        dimension_numbers=_DIMENSIONS)
-
     if kernel.shape[0] != 3 or _positions(small) < _IN_PARTS:
-        return dilated(small, kernel)
-    return lax.platform_dependent(small, kernel, cpu=_transposed_in_parts, default=dilated)
+        return plain_transposed_conv(small, kernel)
+    return lax.platform_dependent(small, kernel, cpu=_transposed_in_parts, default=plain_transposed_conv)
+
+
+def plain_transposed_conv(small: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes transposed_conv as one convolution, whatever the platform, and with JAX's own derivatives."""
+    pad = kernel.shape[0] - 1
+    return lax.conv_general_dilated(small, kernel, (1, 1), ((pad, pad), (pad, pad)), lhs_dilation=(2, 2),
+                                    dimension_numbers=_DIMENSIONS)
 
 
 @jax.custom_vjp

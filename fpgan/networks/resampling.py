@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fpgan.networks.convolution import conv, strided_conv, transposed_conv
+from fpgan.networks.convolution import conv, plain_transposed_conv, strided_conv, transposed_conv
 
 _FIR = (0.125, 0.375, 0.375, 0.125)  # [1, 3, 3, 1] / 8 along each axis, the low-pass filter of StyleGAN2
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
@@ -76,18 +76,20 @@ def blur(x: jax.Array) -> jax.Array:
     return sum(tap * x[:, :, i:i + width] for i, tap in enumerate(_BINOMIAL))
 
 
-def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def conv_up(x: jax.Array, kernel: jax.Array, *, plain: bool = False) -> jax.Array:
     """Computes a 3x3 convolution that doubles height and width: transposed convolution of stride 2, then the low-pass
     filter.
 
     Args:
       x: [N, H, W, I].
       kernel: [3, 3, I, O].
+      plain: without a choice by platform, for programs that run elsewhere.
 
     Returns:
       [N, 2H, 2W, O]. Nothing is cropped in between, so the borders differ from "upsample, then convolve".
     """
-    return fir(transposed_conv(x, kernel), (1, 1), gain=4.0)  # [N, 2H+1, 2W+1, O] -> [N, 2H, 2W, O]
+    whole = (plain_transposed_conv if plain else transposed_conv)(x, kernel)
+    return fir(whole, (1, 1), gain=4.0)  # [N, 2H+1, 2W+1, O] -> [N, 2H, 2W, O]
 
 
 def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
