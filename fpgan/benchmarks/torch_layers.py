@@ -10,6 +10,7 @@ its input, that layer once, and answers with an empty line.
 import json
 import os
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def arrays(folder: str, name: str, layout: torch.memory_format) -> list[torch.Te
     return [x.requires_grad_(), kernel.requires_grad_(), outer]
 
 
-def compute(function, x: torch.Tensor, kernel: torch.Tensor, outer: torch.Tensor, way: str) -> list[torch.Tensor]:
+def compute(function: Callable, x: torch.Tensor, kernel: torch.Tensor, outer: torch.Tensor, way: str) -> list[torch.Tensor]:
     """Computes the output and, unless `way` is "forward", the gradients."""
     if way == "forward":
         with torch.no_grad():
