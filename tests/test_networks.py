@@ -207,6 +207,13 @@ def test_filters_have_the_derivatives_of_the_plain_ones(fast, plain):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_kernel_gradient_of_a_wide_layer_is_that_of_the_plain_convolution():
+    x, outer = normal(15, 2, 32, 32, 128), normal(16, 2, 32, 32, 128)
+    result = jax.jit(lambda x, outer: convolution.conv_kernel_gradient(x, outer, 3))(x, outer)
+    expected = jax.jit(to_kernel(plain_conv, 3))(x, outer)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-2)  # of sums over 2048 positions
+
+
 def test_a_program_for_a_tpu_has_the_plain_convolutions():
     """CPUs have a formulation of their own, and nobody else."""
     x, kernel = normal(9, 2, 64, 64, 2), normal(10, 3, 3, 2, 3)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_AS_PRODUCTS = 1024  # positions of an image from which on a CPU sums products for the kernel's gradient, at stride 2
+_AS_PRODUCTS = 1024  # positions of an image from which on a CPU sums products of matrices for the kernel's gradient
+_WIDE = 128  # channels that it takes, too, at stride 1
 _IN_PARTS = 256  # positions from which on it splits a transposed convolution in four
 
 
@@ -53,9 +54,10 @@ def conv_kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Ar
         return lax.conv_general_dilated(x, gradient, (1, 1), (pad, pad), dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
     def as_product(x, gradient):
-        return _sum_of_products(x, gradient)[None, None]
+        return _kernel_gradient_as_product(x, gradient, size)
 
-    if size > 1:
+    wide = min(x.shape[3], gradient.shape[3]) >= _WIDE and _positions(x) >= _AS_PRODUCTS
+    if size > 1 and not wide:
         return as_convolution(x, gradient)
     return lax.platform_dependent(x, gradient, cpu=as_product, default=as_convolution)
 
@@ -134,6 +136,17 @@ def add_to_batch(x: jax.Array, offset: jax.Array) -> jax.Array:
 
 def _positions(x: jax.Array) -> int:
     return x.shape[1] * x.shape[2]
+
+
+def _kernel_gradient_as_product(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Computes conv_kernel_gradient as one matrix product a sample: of x shifted by rows, and the gradient by columns."""
+    n, height, width, inputs = x.shape
+    outputs, border = gradient.shape[3], size - 1
+    x = jnp.pad(x, ((0, 0), (border // 2,) * 2, (border // 2,) * 2, (0, 0)))  # [N, H + k - 1, W + k - 1, I]
+    rows = jnp.concatenate([x[:, i:i + height] for i in range(size)], axis=3)  # [N, H, W + k - 1, kI]
+    columns = jnp.concatenate([jnp.pad(gradient, ((0, 0), (0, 0), (j, border - j), (0, 0))) for j in range(size)], axis=3)
+    product = _sum_of_products(rows, columns).reshape(size, inputs, size, outputs)
+    return product.swapaxes(1, 2)
 
 
 def _kernel_gradient_as_products(large: jax.Array, small: jax.Array) -> jax.Array:
