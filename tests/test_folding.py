@@ -145,3 +145,12 @@ def test_bfloat16_is_computed_where_the_config_says_so():
     assert coarse.dtype == np.float32
     assert 1e-5 < np.abs(exact - coarse).max() < 0.2
     assert to_uint8(exact).shape == (3, 16, 16, 3)
+
+
+def test_a_program_for_elsewhere_makes_no_choice_by_platform():
+    config = FoldedConfig.of(NetworkConfig(**SMALL | dict(resolution=32), noise="none"))
+    weights = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in config.shapes.items()}
+    latents = jax.ShapeDtypeStruct((2, config.latent_size), "float32")
+    texts = [str(jax.make_jaxpr(functools.partial(folded_generator, config, plain=plain))(weights, latents))
+             for plain in (True, False)]
+    assert "platform_index" not in texts[0] and "platform_index" in texts[1]

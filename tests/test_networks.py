@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from fpgan.errors import FpganError
 from fpgan.model.format import param_shapes
 from fpgan.model.programs import generate_fn
-from fpgan.networks import layers, resampling
+from fpgan.networks import convolution, layers, resampling
 from fpgan.networks.config import NetworkConfig
 from fpgan.networks.decoder import Decoder
 from fpgan.networks.discriminator import Discriminator
@@ -101,6 +101,10 @@ def test_modulated_conv_equals_one_kernel_per_sample(up, demodulate):
     np.testing.assert_allclose(result, np.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def plain_conv(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def plain_transposed(small, kernel):
     pad = kernel.shape[0] - 1
     return lax.conv_general_dilated(small, kernel, (1, 1), [(pad, pad)] * 2, lhs_dilation=(2, 2),
@@ -111,37 +115,116 @@ def plain_strided(large, kernel):
     return lax.conv_general_dilated(large, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def plain_kernel_gradient(large, small):
-    k = large.shape[1] - 2 * small.shape[1] + 2
-    zeros = jnp.zeros((k, k, large.shape[3], small.shape[3]))
-    return jax.grad(lambda kernel: jnp.vdot(plain_strided(large, kernel), small))(zeros)
+def to_kernel(plain, size):
+    """Returns the gradient of a plain convolution to its kernel, as a function of both other arrays."""
+    def gradient(x, outer):
+        zeros = jnp.zeros((size, size, x.shape[3], outer.shape[3]))
+        return jax.grad(lambda kernel: jnp.vdot(plain(x, kernel), outer))(zeros)
+    return gradient
+
+
+def plain_fir(x, padding, gain=1.0, stride=1):
+    kernel = jnp.asarray(FIR[:, :, None, None] * gain, jnp.float32)
+    return lax.conv_general_dilated(x, jnp.tile(kernel, x.shape[3]), (stride, stride), [padding] * 2,
+                                    dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[3])
+
+
+def plain_conv_up(x, kernel):
+    return plain_fir(plain_transposed(x, kernel), (1, 1), gain=4.0)
+
+
+def plain_conv_down(x, kernel):
+    pad = (kernel.shape[0] + 1) // 2
+    return plain_strided(plain_fir(x, (pad, pad)), kernel)
 
 
 CONVOLUTIONS = {
-    "transposed3": (resampling.transposed_conv, plain_transposed, (2, 3, 3, 2), (3, 3, 2, 3)),
-    "strided3": (resampling.strided_conv, plain_strided, (2, 7, 7, 2), (3, 3, 2, 3)),
-    "strided1": (resampling.strided_conv, plain_strided, (2, 5, 5, 2), (1, 1, 2, 3)),
-    "kernel3": (resampling.kernel_gradient, plain_kernel_gradient, (2, 7, 7, 2), (2, 3, 3, 3)),
+    "conv3": (convolution.conv, plain_conv, (2, 4, 4, 2), (3, 3, 2, 3)),
+    "conv1": (convolution.conv, plain_conv, (2, 4, 4, 2), (1, 1, 2, 3)),
+    "conv kernel3": (lambda x, y: convolution.conv_kernel_gradient(x, y, 3), to_kernel(plain_conv, 3), (2, 5, 4, 2),
+                     (2, 5, 4, 3)),
+    "conv kernel1": (lambda x, y: convolution.conv_kernel_gradient(x, y, 1), to_kernel(plain_conv, 1), (2, 5, 4, 2),
+                     (2, 5, 4, 3)),
+    "transposed3": (convolution.transposed_conv, plain_transposed, (2, 3, 3, 2), (3, 3, 2, 3)),
+    "strided3": (convolution.strided_conv, plain_strided, (2, 7, 7, 2), (3, 3, 2, 3)),
+    "strided1": (convolution.strided_conv, plain_strided, (2, 5, 5, 2), (1, 1, 2, 3)),
+    "kernel3": (convolution.kernel_gradient, to_kernel(plain_strided, 3), (2, 7, 7, 2), (2, 3, 3, 3)),
+    "add_to_batch": (convolution.add_to_batch, lambda x, offset: x + offset, (3, 4, 4, 2), (4, 4, 2)),
+    "batch_sum": (lambda x, y: convolution.batch_sum(x * y), lambda x, y: jnp.sum(x * y, axis=0), (3, 4, 4, 2),
+                  (3, 4, 4, 2)),
+    "conv_up": (resampling.conv_up, plain_conv_up, (2, 3, 4, 2), (3, 3, 2, 3)),
+    "conv_down3": (resampling.conv_down, plain_conv_down, (2, 6, 4, 2), (3, 3, 2, 3)),
+    "conv_down1": (resampling.conv_down, plain_conv_down, (2, 6, 4, 2), (1, 1, 2, 3)),
+}
+# As large as it takes for a CPU to have a formulation of its own.
+LARGE = {
+    "conv3": (convolution.conv, plain_conv, (2, 32, 32, 2), (3, 3, 2, 3)),
+    "conv_up": (resampling.conv_up, plain_conv_up, (2, 16, 16, 2), (3, 3, 2, 3)),
+    "conv_up of 33": (resampling.conv_up, plain_conv_up, (2, 33, 32, 2), (3, 3, 2, 3)),
+    "conv_down3": (resampling.conv_down, plain_conv_down, (2, 64, 64, 2), (3, 3, 2, 3)),
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions_have_the_derivatives_of_the_plain_ones(name):
-    fast, plain, *shapes = CONVOLUTIONS[name]
+def first(f, weights, x, y):
+    return jax.grad(lambda x, y: jnp.sum(weights * f(x, y)**2), (0, 1))(x, y)
+
+
+def second(f, weights, x, y):
+    return jax.grad(lambda x, y: sum(jnp.sum(jnp.sin(g)) for g in first(f, weights, x, y)), (0, 1))(x, y)
+
+
+@pytest.mark.parametrize("name, sizes", [(name, CONVOLUTIONS) for name in CONVOLUTIONS] + [(name, LARGE) for name in LARGE])
+def test_convolutions_have_the_derivatives_of_the_plain_ones(name, sizes):
+    fast, plain, *shapes = sizes[name]
     x, y = normal(9, *shapes[0]), normal(10, *shapes[1])
-    weights = normal(11, *jax.eval_shape(plain, x, y).shape)
-
-    def first(f, x, y):
-        return jax.grad(lambda x, y: jnp.sum(weights * f(x, y)**2), (0, 1))(x, y)
-
-    def second(f, x, y):
-        return jax.grad(lambda x, y: sum(jnp.sum(jnp.sin(g)) for g in first(f, x, y)), (0, 1))(x, y)
+    weights = normal(11, *jax.eval_shape(plain, x, y).shape) / np.sqrt(np.prod(shapes[0][1:3]))
 
     def derivatives(x, y):
-        return [(f(x, y), first(f, x, y), second(f, x, y)) for f in (fast, plain)]
+        return [(f(x, y), first(f, weights, x, y), second(f, weights, x, y)) for f in (fast, plain)]
 
     for result, expected in zip(*map(jax.tree.leaves, jax.jit(derivatives)(x, y)), strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fast, plain", [
+    (lambda x: resampling.fir(x, (2, 0), 4.0), lambda x: plain_fir(x, (2, 0), 4.0)),
+    (resampling.downsample, lambda x: plain_fir(x, (1, 1), stride=2)),
+    (resampling.upsample, lambda x: plain_fir(lax.pad(x, 0.0, [(0, 0, 0), (2, 2, 1), (2, 2, 1), (0, 0, 0)]), (0, 0), 4.0)),
+], ids=["fir", "downsample", "upsample"])
+def test_filters_have_the_derivatives_of_the_plain_ones(fast, plain):
+    x, y = normal(12, 2, 6, 4, 3), normal(13, 2, 6, 4, 3)
+    weights = normal(14, *jax.eval_shape(plain, x).shape)
+
+    def of(f, x, y):
+        def scaled(x, y):
+            return f(x * y)
+        return scaled(x, y), first(scaled, weights, x, y), second(scaled, weights, x, y)
+
+    def derivatives(x, y):
+        return [of(f, x, y) for f in (fast, plain)]
+
+    for result, expected in zip(*map(jax.tree.leaves, jax.jit(derivatives)(x, y)), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernel_gradient_of_a_wide_layer_is_that_of_the_plain_convolution():
+    x, outer = normal(15, 2, 32, 32, 128), normal(16, 2, 32, 32, 128)
+    result = jax.jit(lambda x, outer: convolution.conv_kernel_gradient(x, outer, 3))(x, outer)
+    expected = jax.jit(to_kernel(plain_conv, 3))(x, outer)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-2)  # of sums over 2048 positions
+
+
+def test_a_program_for_a_tpu_has_the_plain_convolutions():
+    """CPUs have a formulation of their own, and nobody else."""
+    x, kernel = normal(9, 2, 64, 64, 2), normal(10, 3, 3, 2, 3)
+
+    def loss(x, kernel):
+        return jnp.sum(resampling.conv_down(convolution.conv(x, kernel[:1, :1, :, :2]), kernel)**2)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    products = {platform: gradient.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text().count("dot_general")
+                for platform in ("cpu", "tpu", "cuda")}
+    assert products["cpu"] >= 10 and products["tpu"] == products["cuda"] == 0
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _WITH_PARAMS = {"generate", "decode", "instance", "pipeline", "precision"}
 # The tasks whose modules lay out their results.
-_OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry", "startup"}
+_OWN_LINES = {"instance", "pipeline", "scaling", "compile", "precision", "attribute", "registry", "startup",
+              "layers"}
 
 
 def bench(tasks: Sequence[str], network: NetworkConfig, settings: Settings, *, params: dict | None = None,
@@ -126,6 +127,7 @@ _RUNS = {
     "precision": lambda subject: _module("precision").bench_precision(subject.as_model, subject.training, subject.settings),
     "attribute": _attribute,
     "registry": _registry,
+    "layers": lambda subject: _module("layers").bench_layers(subject.network, subject.settings),
     "startup": lambda subject: _module("startup").bench_startup(subject.settings.model, subject.settings.repeats),
 }
 TASKS = tuple(_RUNS)
@@ -159,7 +161,7 @@ def table(results: dict) -> str:
         if task in results:
             part = results[task]
             if task in _OWN_LINES:
-                network = part.get("network", results["network"] if task in _WITH_PARAMS else None)
+                network = part.get("network", results["network"] if task in _WITH_PARAMS | {"layers"} else None)
                 title = [f"{task}: {_architecture(network)}"] if network else []
                 lines += ["", *title, *_module(task).lines(part)]
                 continue

@@ -193,7 +193,9 @@ def _evaluate(closed, inputs: list, rounds: Callable[[str, bool], bool], scope: 
     for equation in closed.jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
         name, here = equation.primitive.name, "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
-        if name in _INNER:
+        if name == "cond" and equation.params["branches_platforms"]:  # lax.platform_dependent
+            outputs = _evaluate(_branch_of_tpus(equation.params), operands[1:], rounds, here)
+        elif name in _INNER:
             outputs = _evaluate(equation.params[_INNER[name]], operands, rounds, here)
         else:
             if name in _PRODUCTS:
@@ -206,3 +208,9 @@ def _evaluate(closed, inputs: list, rounds: Callable[[str, bool], bool], scope: 
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values |= zip(equation.outvars, outputs, strict=True)
     return [read(atom) for atom in closed.jaxpr.outvars]
+
+
+def _branch_of_tpus(params: dict):
+    """Picks what a TPU runs of formulations for several platforms."""
+    platforms = zip(params["branches"], params["branches_platforms"], strict=True)
+    return next(branch for branch, names in platforms if names is None or "tpu" in names)

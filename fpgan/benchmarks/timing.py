@@ -120,6 +120,7 @@ class Settings:
       cache: folder of what the compiler said; "compile" in the user's cache (`fpgan.io.cache`) if empty.
       model: name or folder of the model of "startup".
       search: whether "decode" also times the searches of a model.
+      torch: a Python interpreter that has PyTorch, for "layers"; none if empty.
     """
 
     batches: tuple[int, ...] = (1, 8, 16, 64)
@@ -138,3 +139,4 @@ class Settings:
     cache: str = ""
     model: str = DEFAULT_MODEL
     search: bool = False
+    torch: str = ""

@@ -20,6 +20,7 @@ example: a small random model, a large one, a model of your own, a training step
   fpgan bench startup --repeats 5
   fpgan bench scaling --config configs/robohash32.py --batch-sizes 32 --predict configs/celeba128.py
   fpgan bench instance --model robohash32 --batch-sizes 1,16,64
+  fpgan bench layers --batch-sizes 16 --torch ~/torch/bin/python
   fpgan bench compile network.compute_dtype=bfloat16 --config configs/celeba128.py \\
       --topology v5e:2x4
   fpgan bench precision --model robohash32 --batch-sizes 64 --config configs/robohash32.py
@@ -38,7 +39,8 @@ reading images that may have been moved: own ones as they are, and noise, for wh
 are tried. `attribute` compares images with all of so many registered users, beside faiss's flat
 binary index where that is installed (pip install 'fpgan[peers]'). `instance` times a released
 instance beside the fingerprinted generator that it was folded from; `registry` an SQLite
-registry of so many users, in a temporary folder, from issuing to verifying its log. `startup` is
+registry of so many users, in a temporary folder, from issuing to verifying its log. `layers` times
+single layers, beside the same in plain PyTorch, which another environment may have. `startup` is
 the CPU time of `fpgan attribute one.png`, cold and warm, beside `import jax`. docs/benchmarks.md
 says how to read a trace.
 """
@@ -48,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("tasks", nargs="*", metavar="TASK",
                         help="generate, decode, instance, pipeline, train-step, scaling, compile, precision, attribute, "
-                             "registry, startup; the first two without any. KEY=VALUE beside them sets a field of --config")
+                             "registry, layers, startup; the first two without any. KEY=VALUE beside them sets a field of "
+                             "--config")
     parser.add_argument("--batch-sizes", default="1,8,16,64", metavar="SIZES", help="batch sizes (1,8,16,64)")
     parser.add_argument("--repeats", type=positive, default=5, help="turns, of which the median counts (5)")
     parser.add_argument("--model", help="take architecture and parameters of a model; random ones without")
@@ -82,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--largest-batch", action="store_true", help="let compile find the largest batch that a chip holds")
     parser.add_argument("--cache", default="", metavar="DIR",
                         help="folder of what compile's compiler said (compile in fpgan's cache: ~/.cache/fpgan/compile)")
+    parser.add_argument("--torch", default="", metavar="PYTHON",
+                        help="interpreter of an environment with torch and numpy, for layers (none)")
     parser.add_argument("--seed", type=not_negative, default=0, help="of parameters and inputs (0)")
     parser.add_argument("--trace", metavar="DIR",
                         help="write a trace of all that is run for jax.profiler's viewers, and sum it up by operation")
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                         args.seed, devices, args.device_batch, args.utilization, args.images,
                         _sizes(args.registry_size, "--registry-size"), args.topology,
                         tuple(filter(None, (args.programs or "").split(","))), args.largest_batch, args.cache,
-                        args.model or DEFAULT_MODEL, args.search)
+                        args.model or DEFAULT_MODEL, args.search, args.torch)
     if args.search and model is None:
         raise FpganError("--search is of a model; give --model")
     with tracing(args.trace) if args.trace else contextlib.nullcontext():

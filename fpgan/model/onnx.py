@@ -34,7 +34,7 @@ def export_onnx(config: FoldedConfig, weights: Mapping[str, np.ndarray]) -> byte
     constants = {name: jax.numpy.asarray(array) for name, array in weights.items()}
 
     def generate(*inputs):
-        return folded_generator(config, constants, *inputs)
+        return folded_generator(config, constants, *inputs, plain=True)
 
     with _quiet("jax2onnx", "onnx_ir"):
         try:

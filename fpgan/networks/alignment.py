@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpgan.networks.convolution import strided_conv
 from fpgan.networks.layers import Dense, Scaled, leaky_relu
-from fpgan.networks.resampling import strided_conv
 from fpgan.networks.warping import bicubic, places_of, sample
 
 CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float32)

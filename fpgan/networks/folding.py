@@ -20,7 +20,8 @@ from jax import lax
 
 from fpgan.errors import FpganError
 from fpgan.networks.config import NetworkConfig
-from fpgan.networks.layers import conv, leaky_relu
+from fpgan.networks.convolution import conv
+from fpgan.networks.layers import leaky_relu
 from fpgan.networks.resampling import conv_up
 
 NOISE = ("random", "maps", "none")  # see FoldedConfig.noise
@@ -118,7 +119,7 @@ def fold(config: NetworkConfig, params: Mapping, bits: np.ndarray, label: int | 
 
 
 def folded_generator(config: FoldedConfig, weights: Mapping[str, jax.Array], latents: jax.Array,
-                     noise: jax.Array | None = None) -> jax.Array:
+                     noise: jax.Array | None = None, *, plain: bool = False) -> jax.Array:
     """Generates images with a folded generator: pure, differentiable, of any batch size.
 
     Args:
@@ -126,6 +127,7 @@ def folded_generator(config: FoldedConfig, weights: Mapping[str, jax.Array], lat
       weights: what `fold` returns.
       latents: [N, latent_size] float32, z ~ N(0, I).
       noise: [N, noise_size] float32 of N(0, 1), all layers' maps one after the other; only with random noise.
+      plain: without a choice by platform (`conv_up`), for programs that run elsewhere.
 
     Returns:
       Images [N, resolution, resolution, channels] float32, nominally in [-1, 1], not clipped.
@@ -137,7 +139,8 @@ def folded_generator(config: FoldedConfig, weights: Mapping[str, jax.Array], lat
     rgb, start = None, 0
     for name, resolution in config.layers:
         up = name.endswith("conv_up")
-        x = (conv_up if up else conv)(x, weights[f"{name}/kernel"].astype(compute))  # [N, H, W, O]
+        kernel = weights[f"{name}/kernel"].astype(compute)
+        x = conv_up(x, kernel, plain=plain) if up else conv(x, kernel)  # [N, H, W, O]
         if config.noise == "random":
             drawn = noise[:, start:start + resolution**2].reshape(-1, resolution, resolution, 1)  # [N, H, W, 1]
             x = x + (drawn * weights[f"{name}/noise_strength"]).astype(compute)

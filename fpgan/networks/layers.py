@@ -11,25 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fpgan.networks.convolution import add_to_batch, conv
 from fpgan.networks.resampling import conv_down, conv_up
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
     """Applies a leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (StyleGAN2)."""
     return nn.leaky_relu(x, 0.2) * jnp.asarray(math.sqrt(2), x.dtype)
-
-
-def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves (cross-correlation) with stride 1 that keeps height and width.
-
-    Args:
-      x: [N, H, W, I].
-      kernel: [k, k, I, O], k odd.
-
-    Returns:
-      [N, H, W, O].
-    """
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, *, demodulate: bool = True,
@@ -163,7 +151,8 @@ class StyledConv(Scaled):
         else:
             x = (conv_up if self.up else conv)(x, kernel.astype(x.dtype))
         if self.noise != "none" and not self.linear:
-            x = x + self.noise_map(x.shape, noise_keys).astype(x.dtype)
+            noise = self.noise_map(x.shape, noise_keys).astype(x.dtype)
+            x = add_to_batch(x, noise) if self.noise == "learned" else x + noise
         x = x + self.bias(self.features).astype(x.dtype)
         return x if self.linear else leaky_relu(x)
 
