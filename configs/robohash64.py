@@ -6,6 +6,10 @@ r"""RoboHash cats at 64x64 with 128 bits, alive after what ordinary use does to 
 Grown from robohash32_immunised (`fpgan.networks.growing`): its cats, doubled, are what this one draws at first, and its
 fingerprint, of half the resolution, is what survives a pixel of shift and the loss of fine detail. From there on everything
 is trained against perturbations, without a curriculum.
+
+The model that ships took 21,344 images of this and three forks with other weights and rates, to 46,000 images (the commands
+and what each brought: docs/training.md): all of 200 images attributed among a million users after JPEG 75, noise 8, blur 1,
+resizing to half, a flip, a pixel of shift, 3 degrees. This config to its own end: not run here.
 """
 
 from pathlib import Path

@@ -38,7 +38,7 @@ def test_bits_are_read_as_well_as_the_card_says(model, logits):
     bits, read = logits
     accuracy = ((read > 0) == bits).mean()
     card = model.info["metrics"]["bit_accuracy"]["png"]["value"]
-    assert card > 0.999 and accuracy > 0.998
+    assert card > 0.995 and accuracy > 0.993
 
 
 def test_every_image_finds_its_user_among_many(model, logits):
@@ -100,7 +100,7 @@ def test_the_demo_leaves_other_folders_alone(tmp_path):
     assert (tmp_path / "album" / "picture.png").read_text() == "of my own"
 
 
-@pytest.mark.parametrize("name", ["robohash32", "robohash32_immunised"])
+@pytest.mark.parametrize("name", ["robohash32", "robohash32_immunised", "robohash64"])
 def test_the_card_is_of_this_model(name):
     model = fpgan.load(name)
     assert model.info["metrics"]["model"]["hash"] == model.info["hash"] == model.hash

@@ -3,7 +3,8 @@
 import argparse
 
 EXAMPLE = """\
-example: draw the cats of the shipped models, prepare photos, a set in MNIST's format, what a config asks for
+example: draw the cats of the shipped models, prepare photos, a set in MNIST's format, and what a
+config asks for
 
   fpgan data --name robohash_cats --resolution 64 --images 50000
   fpgan data --name folder --path photos.zip --resolution 128 --data-dir /big/disk
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     """Declares the arguments."""
     parser.add_argument("--config", help="take the data part of this config file, such as configs/robohash64.py")
     parser.add_argument("--name", choices=("robohash_cats", "robohash_monsters", "robohash_heads", "folder", "tfds"),
-                        help="rendered art, your own images, or a public set by TFDS")
+                        metavar="NAME", help="robohash_cats, robohash_monsters or robohash_heads, rendered; folder, your "
+                                             "own images; or tfds, a public set by TFDS")
     parser.add_argument("--resolution", type=int, help="side length of the prepared images in pixels")
     parser.add_argument("--images", dest="count", type=int, help="how many of a RoboHash set (default: all, 360,000 cats)")
     parser.add_argument("--path", help="the folder, zip or IDX file (MNIST's) of your own images")

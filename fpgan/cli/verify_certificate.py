@@ -20,8 +20,9 @@ example: all of it, by somebody who has the image, the model and a copy of the r
 
 checks the signatures, that the user's fingerprint is in the log of the signed head, the weights
 of the bits, score, matches and p-value; from the image and the model, where the search finds the
-picture and what the decoder reads there; from the registry, that its log is the one that was signed,
-and that nobody else fits. What cannot be checked for lack of an image or of --registry is said.
+picture and what the decoder reads there; from the registry, that its log is the one that was
+signed, and that nobody else fits. What cannot be checked for lack of an image or of --registry
+is said.
 
 exit code: 0 if all that was checked holds; 1 if something does not; 2 for a wrong command.
 """

@@ -2,7 +2,7 @@
 
 import importlib
 
-DEFAULT_MODEL = "robohash32_immunised"  # what is loaded when nobody says which
+DEFAULT_MODEL = "robohash64"  # what is loaded when nobody says which
 _HOMES = {"FORMAT_VERSION": "format", "MAX_SEED": "model", "Model": "model", "NETWORKS": "format",
           "SHIPPED": "format", "check_place": "format", "decode_fn": "programs",
           "find": "format", "from_params": "model", "generate_fn": "programs", "load": "model",
