@@ -34,7 +34,7 @@ EDITS = ("jpeg:70", "screenshot:1.5,85", "flip", "shift:3,-2", "crop:0.9", "rota
 _WRITTEN = {"registry.csv", "images", "edited", "not_ours", "verdicts.csv", PICTURE}  # by which an earlier demo is known
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
 RESIDUAL_GAIN = 4  # how much the differences in the picture's last row are amplified
-SCALE = 3
+CELL = 128  # pixels a side of an image in the picture
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -214,4 +214,4 @@ def draw_picture(model: Model, registry: Registry, seed: int) -> np.ndarray:
     images = np.stack([model.generate(bits, seeds) for bits in registry.bits])  # [users, latents, R, R, 3]
     residual = images[0].astype(np.int64) - images[1]
     last = np.clip(128 + RESIDUAL_GAIN * residual, 0, 255).astype(np.uint8)
-    return grid(np.concatenate([images, last[None]]), scale=max(1, SCALE * 32 // model.resolution))
+    return grid(np.concatenate([images, last[None]]), scale=max(1, CELL // model.resolution))
