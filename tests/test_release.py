@@ -73,12 +73,14 @@ def test_the_exports_take_any_batch_and_agree(provider):
 
     folder = provider / "for-alice"
     session = onnxruntime.InferenceSession(folder / "generator.onnx")
-    assert session.get_inputs()[0].shape == ["B", 32] and session.get_outputs()[0].shape == ["B", 32, 32, 3]
+    side, latent_size = load().resolution, load().config.latent_size
+    assert session.get_inputs()[0].shape == ["B", latent_size]
+    assert session.get_outputs()[0].shape == ["B", side, side, 3]
     program = export.deserialize(bytearray((folder / "generator.stablehlo").read_bytes()))
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
     weights = load_file(folder / "generator.safetensors")
     for count in (1, 2, 7):
-        latents = np.random.default_rng(count).standard_normal((count, 32)).astype(np.float32)
+        latents = np.random.default_rng(count).standard_normal((count, latent_size)).astype(np.float32)
         images, = session.run(None, {"latents": latents})
         np.testing.assert_allclose(images, program.call(weights, latents), atol=1e-4)
 
