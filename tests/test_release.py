@@ -222,7 +222,8 @@ def test_nothing_is_handed_out_that_is_not_in_the_log(provider, tmp_path, capsys
     assert "read only" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("change", [{"widths": []}, {"widths": "many"}, {"resolution": 128}, {"noise": "much"}, {"extra": 1}])
+@pytest.mark.parametrize("change", [{"widths": []}, {"widths": "many"}, {"resolution": 128}, {"noise": "much"},
+                                    {"extra": 1}])
 def test_an_instance_whose_config_says_something_else_is_refused(tmp_path, change):
     from fpgan.errors import FpganError
     from fpgan.model.instance import make_instance, write_instance
