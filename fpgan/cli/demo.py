@@ -29,7 +29,7 @@ example: everything once
 
 USERS = ("alice", "bob", "carol")
 PER_USER = 8
-PICTURE, SHEET = "picture.png", "sheet.png"
+PICTURE = "picture.png"
 EDITS = ("jpeg:70", "screenshot:1.5,85", "flip", "shift:3,-2", "crop:0.9", "rotate:5")  # what people do to images
 _WRITTEN = {"registry.csv", "images", "edited", "not_ours", "verdicts.csv", PICTURE}  # by which an earlier demo is known
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demo and prints its table."""
+    from fpgan.perturbations.gallery import SHEET
+
     folder = Path(args.out)
     rows = run_demo(folder, args.model, args.fpr, print)
     print("\n".join(summarise(rows, folder)))
@@ -114,13 +116,13 @@ def _run(folder: Path, model_name: str, false_positive_rate: float, report: Call
     write(registry, folder / "registry.csv")
     seed = secrets.randbelow(2**31)
     generate_set(model, registry, folder / "images", per_user=PER_USER, seed=seed)
+    edited = []
     for user in USERS:
-        perturb_files([folder / "images" / user], EDITS, folder / "edited" / user)
+        edited += perturb_files([folder / "images" / user], EDITS, folder / "edited" / user)[:-1]  # the sheet is the last
     report(f"wrote {len(USERS) * PER_USER} images of {len(USERS)} users, each after {len(EDITS)} edits, and {others} of "
            "another origin; now reading them back\n")
     rows: list[Row] = []
     with row_file(folder / "verdicts.csv", "csv", with_verdict=True) as write:
-        edited = [folder / "edited" / user / spec.replace(":", "_") for spec in EDITS for user in USERS]
         sources = image_sources([folder / "images", *edited, folder / "not_ours"])
         DecodeJob(model, registry, false_positive_rate).run(sources, [write, rows.append])
     picture = draw_picture(model, registry, seed)

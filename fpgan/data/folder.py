@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpgan.data.idx import is_idx, read_idx, read_labels
+from fpgan.data.idx import count_images, is_idx, read_idx, read_labels
 from fpgan.errors import FpganError, reason
 from fpgan.io.images import EXTENSIONS, encode_png, read_square
 from fpgan.io.inputs import Budget
@@ -86,7 +86,7 @@ def list_own_images(path: str | os.PathLike,
     """
     path = Path(path).expanduser().resolve()
     if not path.exists():
-        raise FpganError(f"{path} does not exist; expected a folder or a zip file of images")
+        raise FpganError(f"{path} does not exist; expected a folder, a zip or an IDX file of images")
     stamps, others = _list_folder(path, progress) if path.is_dir() else _list_idx(path) if is_idx(path) else _list_zip(path)
     if not stamps:
         raise FpganError(f"{path} holds no images; expected files named {', '.join(sorted(EXTENSIONS))}")
@@ -166,7 +166,7 @@ def _list_zip(path: Path) -> tuple[dict[str, tuple[str, int]], list[str]]:
 
 def _list_idx(path: Path) -> tuple[dict[str, tuple[str, int]], list[str]]:
     """Returns the images of an IDX file, named "class/number" if their labels lie beside it, with stamps and numbers."""
-    status, count, labels = os.stat(path), len(read_idx(path)), read_labels(path)
+    status, count, labels = os.stat(path), count_images(path), read_labels(path)
     names = [f"{i:06d}" for i in range(count)] if labels is None else [f"{label}/{i:06d}" for i, label in enumerate(labels)]
     if len(names) != count:
         raise FpganError(f"{path} holds {count} images, but beside it there are {len(names)} labels; expected as many")

@@ -7,12 +7,15 @@ Debian's package dataset-fashion-mnist, for one, brings Fashion-MNIST (Xiao et a
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -40,20 +43,38 @@ def read_idx(path: str | os.PathLike, axes: int = 3) -> np.ndarray:
     Raises:
       FpganError: it cannot be read, is no such file, or is cut off.
     """
-    try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
-            head = file.read(4 + 4 * axes)
-            shape = tuple(int(size) for size in np.frombuffer(head[4:], ">u4")) if len(head) == 4 + 4 * axes else ()
-            if head[:4] != bytes([0, 0, 8, axes]) or not 0 < math.prod(shape) <= _MOST:
-                raise FpganError(f"{path} is no IDX file of bytes with {axes} axes; expected one as MNIST has")
-            data = file.read(math.prod(shape) + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        why = reason(error) if isinstance(error, OSError) else "it is damaged"
-        raise FpganError(f"{path}: cannot be read ({why}); copy the file again") from error
+    with _opened(path) as file:
+        shape = _read_shape(file, path, axes)
+        data = file.read(math.prod(shape) + 1)
     if len(data) != math.prod(shape):
         raise FpganError(f"{path} holds {len(data):,} bytes or more after its head, which says {math.prod(shape):,}; "
                          "copy the file again")
     return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def count_images(path: str | os.PathLike) -> int:
+    """Reads from the head of a file of images how many it holds; raises FpganError as `read_idx`."""
+    with _opened(path) as file:
+        return _read_shape(file, path, 3)[0]
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file, under gzip if its name says so; says in a line what goes wrong while it is read."""
+    try:
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        why = reason(error) if isinstance(error, OSError) else "it is damaged"
+        raise FpganError(f"{path}: cannot be read ({why}); copy the file again") from error
+
+
+def _read_shape(file: BinaryIO, path: str | os.PathLike, axes: int) -> tuple[int, ...]:
+    head = file.read(4 + 4 * axes)
+    shape = tuple(int(size) for size in np.frombuffer(head[4:], ">u4")) if len(head) == 4 + 4 * axes else ()
+    if head[:4] != bytes([0, 0, 8, axes]) or not 0 < math.prod(shape) <= _MOST:
+        raise FpganError(f"{path} is no IDX file of bytes with {axes} axes; expected one as MNIST has")
+    return shape
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray | None:
