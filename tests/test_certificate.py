@@ -190,7 +190,7 @@ def test_another_search_or_place_does_not_hold(moved, tmp_path, capsys, name):
 
 @pytest.mark.slow
 def test_an_aligners_answer_is_certified_by_default_and_computed_again(desk, tmp_path, capsys):
-    model, specs = load(), ("crop:0.8", "shift:5,-3", "flip+rotate:4", "crop_as_is:0.85")
+    model, specs = load(), ("crop:0.9", "shift:3,-2", "flip+rotate:3", "crop_as_is:0.9")
     with Database(desk / "r") as base:
         images = model.generate(base.select(["bob"]).fingerprint("bob"), range(4))
     for i, spec in enumerate(specs):
